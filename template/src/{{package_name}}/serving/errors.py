@@ -1,0 +1,50 @@
+"""Errors as problem details (RFC 9457)."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+TITLES = {status.value: status.phrase for status in HTTPStatus}
+
+
+def install(app: FastAPI) -> None:
+    """Answer each error of `app` with a problem."""
+
+    @app.exception_handler(HTTPException)
+    async def http_error(_: Request, error: HTTPException) -> Response:
+        if error.status_code in (204, 304):  # these carry no body
+            return Response(status_code=error.status_code, headers=error.headers)
+        return problem(error.status_code, error.detail, headers=error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(_: Request, error: RequestValidationError) -> Response:
+        # Where and what, but not the input: it may hold a secret.
+        errors = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+        return problem(422, "The request is not valid", errors=errors)
+
+    @app.exception_handler(Exception)
+    async def unhandled_error(_: Request, __: Exception) -> Response:
+        return problem(500)  # what it says stays in the log
+
+
+def problem(
+    status: int,
+    detail: object = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **extensions: object,
+) -> JSONResponse:
+    """A problem without a type of its own: its title is the phrase of its HTTP status."""
+    body: dict[str, object] = {"title": TITLES.get(status, "Error"), "status": status}
+    if detail and detail != body["title"]:
+        body["detail"] = detail
+    return JSONResponse(
+        body | extensions,
+        status_code=status,
+        headers=headers,
+        media_type="application/problem+json",
+    )

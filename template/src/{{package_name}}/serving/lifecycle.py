@@ -1,0 +1,63 @@
+"""From starting to drained: the checks before the service starts, and its readiness."""
+
+import logging
+import threading
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .drain import drain_before_shutdown
+from .readiness import Availability, Readiness
+from .runtime import Runtime, running_server
+from .settings import Environment
+
+logger = logging.getLogger("uvicorn.error")
+
+
+class Lifecycle:
+    """Checks the runtime before the application starts and follows it until it is drained."""
+
+    def __init__(self, app: ASGIApp, *, environment: Environment, readiness: Readiness) -> None:
+        self.app = app
+        self.environment = environment
+        self.readiness = readiness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
+
+        if fault := self._check_runtime():
+            await send({"type": "lifespan.startup.failed", "message": fault})
+            raise RuntimeError(fault)
+
+        async def send_and_follow(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._ready()
+            await send(message)
+
+        await self.app(scope, receive, send_and_follow)
+
+    def _check_runtime(self) -> str | None:
+        """The line that stops the start in production, or None; elsewhere it is a warning."""
+        runtime = Runtime.current()
+        if runtime.parser is None and threading.current_thread() is not threading.main_thread():
+            logger.info("No server: a test client runs this on %s", runtime)
+            return None
+        fault = runtime.fault()
+        if fault and self.environment is Environment.PRODUCTION:
+            return f"ENVIRONMENT=production {fault}"
+        if fault:
+            logger.warning("%s: %s", self.environment, fault)
+        else:
+            logger.info("Runs on %s", runtime)
+        return None
+
+    def _ready(self) -> None:
+        self.readiness.availability = Availability.READY
+        server = running_server()
+        # A reload is to be quick, and nobody waits behind a load balancer for it.
+        if server and not server.config.should_reload:
+            drain_before_shutdown(server, announce=self._draining)
+
+    def _draining(self) -> None:
+        self.readiness.availability = Availability.DRAINING

@@ -1,0 +1,49 @@
+"""Settings from the environment, and one line for each that is wrong."""
+
+import sys
+from enum import StrEnum
+from typing import TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsError
+
+# uvicorn's own exit status for a failed start; a process manager takes it as final.
+STARTUP_FAILURE = 3
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+class Environment(StrEnum):
+    """Where the service runs; what is a warning in development stops it in production."""
+
+    DEVELOPMENT = "development"
+    STAGING = "staging"
+    PRODUCTION = "production"
+
+
+class ServingSettings(BaseSettings):
+    """What serves the service. Each field is the environment variable of its name in upper case."""
+
+    environment: Environment = Environment.DEVELOPMENT
+
+
+def load(settings: type[SettingsT]) -> SettingsT:
+    """Read `settings` from the environment, or exit with status 3 and a line for each fault.
+
+    A line names the variable and says what it accepts, never what it held: that may be a secret.
+    """
+    try:
+        return settings()
+    except ValidationError as error:
+        faults = [f"{_variable(settings, e['loc'])}: {e['msg']}" for e in error.errors()]
+    except SettingsError as error:  # a list or a mapping that is not JSON
+        faults = [str(error)]
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    raise SystemExit(STARTUP_FAILURE)
+
+
+def _variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
+    name, *inner = map(str, location)
+    prefix = settings.model_config.get("env_prefix", "")
+    return ".".join([f"{prefix}{name}".upper(), *inner])

@@ -1,0 +1,20 @@
+"""How the image starts the server: its CMD, with another application and port."""
+
+import json
+import re
+import signal
+from pathlib import Path
+
+DOCKERFILE = Path(__file__).parents[2] / "Dockerfile"
+EXIT_AFTER_SIGTERM = -signal.SIGTERM  # 0 as process 1 of a container
+
+
+def start_command(application: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """The command line and the environment."""
+    found = re.search(r"^CMD (\[.*?\])", DOCKERFILE.read_text().replace("\\\n", ""), re.MULTILINE)
+    assert found
+    command = json.loads(found[1])
+    command[1] = application
+    command[command.index("--host") + 1] = "127.0.0.1"
+    command[command.index("--port") + 1] = str(port)
+    return command, {}

@@ -1,0 +1,78 @@
+"""What the tests share: the template as a clone, rendered projects, and no tier left out."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytest_copie.plugin import Copie
+
+from .harness.project import Project
+from .harness.template import LATEST, git, questions, snapshot
+
+NAME = "Zebra 9 Ledger"
+
+Render = Callable[..., Project]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The developer's own Copier settings must not decide anything here."""
+    settings = tmp_path_factory.mktemp("settings") / "settings.yml"
+    settings.write_text("{}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COPIER_SETTINGS_PATH", str(settings))
+        yield
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of this repository as it stands, tagged as its latest release."""
+    return snapshot(tmp_path_factory.mktemp("template") / "clone")
+
+
+@pytest.fixture(scope="session")
+def render(template: Path, copie_session: Copie) -> Render:
+    """Render a project; the same answers give the same project, so don't change what comes out."""
+    rendered: dict[tuple[tuple[str, object], ...], Project] = {}
+
+    def render(**answers: object) -> Project:
+        answers = {"project_name": NAME, **answers}
+        assert answers.keys() <= questions(template).keys(), "no such question"
+        key = tuple(sorted(answers.items()))
+        if key not in rendered:
+            result = copie_session.copy(answers, template_dir=template, vcs_ref=LATEST)
+            if result.exception:
+                raise result.exception
+            assert result.project_dir
+            git(result.project_dir, "init", "--quiet")
+            rendered[key] = Project(result.project_dir)
+        return rendered[key]
+
+    return render
+
+
+@pytest.fixture(scope="session", params=["kubernetes", "vm"])
+def target(request: pytest.FixtureRequest) -> str:
+    """Each target."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def project(render: Render, target: str) -> Project:
+    """The project of a target, with its virtual environment."""
+    project = render(deployment=target)
+    project.uv("sync", "--quiet")
+    return project
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None] | pytest.TestReport:
+    """With DEMAND_EVERY_TIER set, what would be skipped fails: CI proves everything or nothing."""
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    if os.environ.get("DEMAND_EVERY_TIER") and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though every tier is demanded: {report.longrepr}"
+    return report

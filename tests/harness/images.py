@@ -1,0 +1,242 @@
+"""Builds a rendered project's image and runs it as a restricted pod would, with no Docker engine.
+
+Needs Linux, root, and what `missing_tools` looks for. Where no registry answers, the base images
+are replaced by stand-ins *of the same name*, so that the Dockerfile under test is the user's own.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+"""Where Debian keeps its certificate authorities: on this machine and in the stand-ins."""
+
+DEBIAN_WITH_PYTHON = {"3.13": "trixie", "3.14": "forky"}
+"""The Debian suite that ships a Python version, for the stand-ins."""
+
+PODMAN = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs", "--log-level=error")
+
+BUILD = (
+    "--isolation=chroot",
+    "--pull-never",
+    "--format=docker",
+    "--layers=false",  # buildah's cache does not see that a bind-mounted file has changed
+)
+
+RESTRICTED = (
+    "--read-only",
+    "--read-only-tmpfs=false",  # podman would make /tmp writable, a pod does not
+    "--cap-drop=ALL",
+    "--security-opt=no-new-privileges",
+    "--no-healthcheck",
+    "--ulimit=nofile=10000:10000",  # podman's own limits may be above this machine's
+    "--ulimit=nproc=5000:5000",
+    "--network=host",
+    "--log-driver=k8s-file",
+    "--pull=never",
+)
+
+
+class CommandFailed(subprocess.CalledProcessError):
+    """A command that exited with an error; its message ends with the tail of the output."""
+
+    def __str__(self) -> str:
+        streams = [text.strip().splitlines()[-30:] for text in (self.stdout, self.stderr)]
+        return "\n".join([super().__str__(), *streams[0], *streams[1]])
+
+
+def missing_tools() -> list[str]:
+    """Names what this machine lacks to build and run images: programs, or being `root`."""
+    tools = ("buildah", "podman", "mmdebstrap", "runc")
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    return missing if os.geteuid() == 0 else [*missing, "root"]
+
+
+def base_images(dockerfile: Path) -> list[str]:
+    """The full names of the images a Dockerfile takes from elsewhere, each once, in its order."""
+    text = re.sub(r"^\s*#.*$", "", dockerfile.read_text(), flags=re.MULTILINE)
+    stages = re.findall(r"^FROM\s.*\sAS\s+(\S+)", text, re.MULTILINE | re.IGNORECASE)
+    named = re.findall(r"^FROM\s+(?:--\S+\s+)*(\S+)|(?:--|[=,])from=([^\s,]+)", text, re.MULTILINE)
+    images = [first or second for first, second in named]
+    own = {"scratch", *stages}
+    return list(dict.fromkeys(_full_name(i) for i in images if i not in own and not i.isdigit()))
+
+
+def ensure_bases(dockerfile: Path) -> list[str]:
+    """Makes sure that every image a Dockerfile starts from is in podman's store.
+
+    An image that is not there is pulled, or else made as a stand-in, once; each stand-in is
+    named on stdout, every time. Processes that ask at once wait for each other.
+
+    Returns the images' full names. Raises `LookupError` for an image that can neither be pulled
+    nor stood in for, `CommandFailed` when making a stand-in fails.
+    """
+    images = base_images(dockerfile)
+    with _lock():
+        for image in images:
+            if (stand_in := _stand_in_label(image)) is None and not _pull(image):
+                stand_in = _make_stand_in(image)
+            if stand_in:
+                print(f"{image} is a stand-in, {stand_in}")
+    return images
+
+
+def build(project: Path, tag: str) -> None:
+    """Builds the image `tag` with a project's own Dockerfile; its bases must exist.
+
+    Raises `CommandFailed` with the end of the build's output.
+    """
+    volume = f"{CERTIFICATES}:{CERTIFICATES}:ro"
+    _output("buildah", "bud", *BUILD, f"--volume={volume}", f"--tag={tag}", str(project))
+
+
+@dataclass(frozen=True)
+class Container:
+    """A started container. Its logs and exit code can be read until the `run` block is left.
+
+    Methods raise `CommandFailed` where podman refuses, for one to signal a container that ended.
+    """
+
+    name: str
+
+    def logs(self) -> str:
+        """What it has written so far, stdout and stderr together."""
+        return _output(*PODMAN, "logs", self.name, stderr=subprocess.STDOUT)
+
+    def kill(self, signal: Signals = Signals.SIGTERM) -> None:
+        """Sends PID 1 a signal."""
+        _output(*PODMAN, "kill", "--signal", signal.name, self.name)
+
+    def wait(self, timeout: float) -> int:
+        """The exit code; raises `subprocess.TimeoutExpired` after `timeout` seconds."""
+        return int(_output(*PODMAN, "wait", self.name, timeout=timeout))
+
+    def exec(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Runs a command inside; a failure is for the caller to see in `returncode`."""
+        command = [*PODMAN, "exec", self.name, *argv]
+        return subprocess.run(command, capture_output=True, text=True)
+
+
+@contextmanager
+def run(
+    tag: str,
+    *,
+    env: Mapping[str, str],
+    command: Sequence[str] = (),
+    extra: Sequence[str] = (),
+    memory: str = "256m",
+    cpus: float = 1.0,
+) -> Iterator[Container]:
+    """Runs an image as a restricted pod would, on the host's network, until the block is left.
+
+    `command` replaces the image's CMD; `extra` are more options of `podman run`, such as
+    `--tmpfs=/tmp`. `memory` is podman's notation, `cpus` a number of cores.
+
+    Raises `CommandFailed` when the container cannot be started at all.
+    """
+    container = Container(f"{tag.rpartition('/')[2].partition(':')[0]}-{uuid.uuid4().hex[:8]}")
+    options = [f"--name={container.name}", f"--memory={memory}", f"--cpus={cpus}"]
+    options += [f"--env={name}={value}" for name, value in env.items()]
+    try:
+        _output(*PODMAN, "run", "--detach", *RESTRICTED, *options, *extra, tag, *command)
+        yield container
+    finally:
+        _output(*PODMAN, "rm", "--force", "--ignore", "--time=0", container.name)
+
+
+def _full_name(image: str) -> str:
+    """Spells a name out as Docker does: `python:3.14` is `docker.io/library/python:3.14`."""
+    host, slash, _ = image.partition("/")
+    if not slash:
+        return f"docker.io/library/{image}"
+    return image if "." in host or ":" in host or host == "localhost" else f"docker.io/{image}"
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    """Lets one process of this machine at a time into the block."""
+    with (Path(tempfile.gettempdir()) / "stand-in-images.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _stand_in_label(image: str) -> str | None:
+    """How a stored image was stood in for, "" if it is the real one, None if it is not stored."""
+    label = '{{with index .Labels "stand-in"}}{{.}}{{end}}'
+    inspect = [*PODMAN, "image", "inspect", "--format", label, image]
+    found = subprocess.run(inspect, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def _pull(image: str) -> bool:
+    """Whether a registry gave the image within two minutes; with no network, it fails at once."""
+    pull = [*PODMAN, "pull", "--quiet", image]
+    try:
+        return subprocess.run(pull, capture_output=True, timeout=120).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def _make_stand_in(image: str) -> str:
+    """Stores a stand-in under the image's name and returns its label."""
+    with tempfile.TemporaryDirectory() as directory:
+        rootfs = Path(directory) / "rootfs.tar"
+        if uv := re.fullmatch(r"ghcr\.io/astral-sh/uv:([\d.]+)", image):
+            label = _uv_rootfs(uv[1], rootfs)
+        elif python := re.fullmatch(r"docker\.io/library/python:(3\.\d+)-slim-trixie", image):
+            label = _python_rootfs(python[1], rootfs)
+        else:
+            raise LookupError(f"{image}: no registry has it, and there is no stand-in for it")
+        changes = [
+            "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            f"ENV SSL_CERT_FILE={CERTIFICATES}",
+            f'LABEL stand-in="{label}"',
+        ]
+        options = [f"--change={change}" for change in changes]
+        _output(*PODMAN, "import", "--quiet", *options, str(rootfs), image)
+        return label
+
+
+def _uv_rootfs(version: str, rootfs: Path) -> str:
+    """Writes `/uv` and `/uvx` of that version, from the package registry's wheel, and no more."""
+    wheel = rootfs.parent / "wheel"
+    uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
+    options = ("--quiet", "--no-deps", "--python", sys.executable, "--target", str(wheel))
+    _output(uv, "pip", "install", *options, f"uv=={version}")
+    with tarfile.open(rootfs, "w") as tar:
+        for name in ("uv", "uvx"):
+            tar.add(wheel / "bin" / name, name)
+    return f"the binaries of the uv {version} wheel"
+
+
+def _python_rootfs(version: str, rootfs: Path) -> str:
+    """Writes the Debian that ships this Python, linked to where the real image has it."""
+    if version not in DEBIAN_WITH_PYTHON:
+        raise LookupError(f"no Debian suite is known to ship Python {version}")
+    suite = DEBIAN_WITH_PYTHON[version]
+    options = ["--variant=minbase", f"--include=ca-certificates,python{version}-venv"]
+    options += ['--aptopt=Acquire::Check-Valid-Until "false"']
+    for name in ("python", "python3"):
+        link = f'ln -s /usr/bin/python{version} "$1/usr/local/bin/{name}"'
+        options += [f"--customize-hook={link}"]
+    _output("mmdebstrap", *options, suite, str(rootfs))
+    return f"Debian {suite} with its Python {version}"
+
+
+def _output(*argv: str, stderr: int = subprocess.PIPE, timeout: float | None = None) -> str:
+    """A command's stdout; raises `CommandFailed`, or `subprocess.TimeoutExpired` in seconds."""
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=timeout)
+    if done.returncode:
+        raise CommandFailed(done.returncode, argv, done.stdout, done.stderr or "")
+    return done.stdout

@@ -1,0 +1,74 @@
+"""A client under load that counts what happened to each request."""
+
+import asyncio
+from dataclasses import dataclass
+
+
+@dataclass
+class Tally:
+    """How the requests of a load ended."""
+
+    answered: int = 0
+    lost: int = 0
+    """Sent on an established connection that then ended without the whole response."""
+    failed: int = 0
+    """Answered with another status than 200."""
+    refused: int = 0
+    """Connections that were not accepted: nothing was sent."""
+
+
+class Load:
+    """Keep-alive clients that send one request after the other until told to stop."""
+
+    def __init__(self, port: int, paths: list[str], connections: int = 16) -> None:
+        self.tally = Tally()
+        self._port = port
+        self._paths = paths
+        self._stopping = False
+        self._clients = [asyncio.create_task(self._client(n)) for n in range(connections)]
+
+    async def answered(self, number: int) -> None:
+        """Return once that many requests have been answered."""
+        while self.tally.answered < number:
+            for client in self._clients:
+                if client.done():
+                    client.result()
+            await asyncio.sleep(0.01)
+
+    async def stop(self) -> Tally:
+        """Let each client finish its request."""
+        self._stopping = True
+        await asyncio.gather(*self._clients)
+        return self.tally
+
+    async def _client(self, number: int) -> None:
+        while not self._stopping:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            except OSError:
+                self.tally.refused += 1
+                await asyncio.sleep(0.02)
+                continue
+            try:
+                while not self._stopping and await self._request(number, reader, writer):
+                    number += 1
+            except (OSError, asyncio.IncompleteReadError):
+                self.tally.lost += 1
+            finally:
+                writer.close()
+
+    async def _request(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Send one request, read the whole response; whether the connection may be used again."""
+        path = self._paths[number % len(self._paths)]
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        status, *fields = head.split("\r\n")
+        headers = dict(field.split(": ", 1) for field in fields if field)
+        await reader.readexactly(int(headers["content-length"]))
+        if status.split()[1] == "200":
+            self.tally.answered += 1
+        else:
+            self.tally.failed += 1
+        return headers.get("connection") != "close"

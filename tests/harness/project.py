@@ -1,0 +1,71 @@
+"""A rendered project, and what its owner would run in it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
+
+# What this test run has set for itself must not reach the project.
+FOREIGN = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "ENVIRONMENT", "WEB_CONCURRENCY")
+
+
+def find_python(version: str) -> str | None:
+    """The interpreter of that minor version on this machine, or None."""
+    command = [UV, "python", "find", "--no-project", "--system", "--no-python-downloads", version]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+@dataclass(frozen=True)
+class Project:
+    """A rendered project in a directory of its own."""
+
+    path: Path
+    python: str = sys.executable
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> dict[str, str]:
+        """What its answers file says."""
+        answers: dict[str, str] = yaml.safe_load((self.path / ".copier-answers.yml").read_text())
+        return answers
+
+    @property
+    def package(self) -> str:
+        return self.answers["package_name"]
+
+    def variables(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The environment variables that its commands see."""
+        clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        return {**clean, "UV_PYTHON": self.python, **self.environment, **(extra or {})}
+
+    def run(
+        self, *command: str, env: Mapping[str, str] | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in the project; a failure raises `AssertionError` with its output."""
+        done = subprocess.run(
+            command,
+            cwd=self.path,
+            env=self.variables(env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}")
+        return done
+
+    def uv(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run uv in the project."""
+        return self.run(UV, *arguments, check=check)
+
+    def program(self, name: str) -> str:
+        """The path of a program in its virtual environment."""
+        return str(self.path / ".venv" / "bin" / name)

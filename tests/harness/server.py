@@ -1,0 +1,137 @@
+"""A rendered project under its real server, started as its image or its unit starts it."""
+
+import http.client
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .project import Project
+
+START_SECONDS = 30
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def start_command(project: Project, application: str, port: int) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment, as the project's own tests know them."""
+    spec = importlib.util.spec_from_file_location("start", project.path / "tests/serving/start.py")
+    assert spec and spec.loader
+    start = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(start)
+    command, environment = start.start_command(application, port)
+    return [project.program(command[0]), *command[1:]], environment
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response: its status, its headers by lower-case name, and its body as it was sent."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Server:
+    """A started server."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    def get(self, path: str, **headers: str) -> Answer:
+        """Ask it, over a connection of its own; raises `OSError` when it doesn't answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, named, response.read())
+        finally:
+            connection.close()
+
+    def wait_until_ready(self) -> None:
+        """Return once it is ready; raises `AssertionError` with its log when it ends instead."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if self.get("/health/ready").status == 200:
+                    return
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.02)
+        raise AssertionError(f"not ready:\n{self.log}")
+
+    def wait_for_log(self, text: str) -> None:
+        """Return once its log holds `text`; raises `AssertionError` when it never does."""
+        deadline = time.monotonic() + START_SECONDS
+        while text not in self.log:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"never said {text!r}:\n{self.log}")
+            time.sleep(0.02)
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
+        """Signal its first process and return the exit code."""
+        self.process.send_signal(sign)
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def launch(
+    project: Project,
+    command: list[str],
+    log_file: Path,
+    port: int,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Start a command as a server; whatever is left of it is killed at the end of the block."""
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=project.path,
+            env=project.variables(env),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield Server(process, port, log_file)
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+@contextmanager
+def serve(
+    project: Project,
+    log_file: Path,
+    application: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Iterator[Server]:
+    """Start the project's production server on a free port and wait until it is ready."""
+    port = free_port()
+    command, options = start_command(project, application or f"{project.package}.app:app", port)
+    variables = {"ENVIRONMENT": "production", **options, **(env or {})}
+    with launch(project, command, log_file, port, variables) as server:
+        server.wait_until_ready()
+        yield server

@@ -1,0 +1,87 @@
+"""The template as a user gets it: a clone with a tag, here with what is not committed yet."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import copier
+import yaml
+
+ROOT = Path(__file__).parents[2]
+LATEST = "v9999.0.0"
+TARGETS = ("kubernetes", "vm")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+
+# Nobody's identity, nobody's settings: neither may be needed.
+GIT_ENVIRONMENT = {
+    "GIT_AUTHOR_NAME": "Tests",
+    "GIT_AUTHOR_EMAIL": "tests@example.com",
+    "GIT_COMMITTER_NAME": "Tests",
+    "GIT_COMMITTER_EMAIL": "tests@example.com",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+}
+
+
+def git(directory: Path, *arguments: str) -> str:
+    """The output of a git command; raises `CalledProcessError`."""
+    command = ["git", "-C", str(directory), *arguments]
+    environment = {**os.environ, **GIT_ENVIRONMENT}
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def commit(directory: Path, message: str) -> None:
+    """Commit all that is there."""
+    git(directory, "add", "--all")
+    git(directory, "commit", "--quiet", "--allow-empty", "--no-verify", "--message", message)
+
+
+def snapshot(destination: Path) -> Path:
+    """Clone this repository with its uncommitted changes, and tag that as the latest release."""
+    git(ROOT, "clone", "--quiet", "--no-local", str(ROOT), str(destination))
+    changed = git(ROOT, "ls-files", "-z", "--modified", "--deleted", "--others", "--exclude-standard")
+    for name in filter(None, changed.split("\0")):
+        source, target = ROOT / name, destination / name
+        target.unlink(missing_ok=True)
+        if source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+            target.chmod(source.stat().st_mode)
+    commit(destination, "what is not committed yet")
+    git(destination, "tag", LATEST)
+    return destination
+
+
+def questions(template: Path = ROOT) -> dict[str, dict[str, object]]:
+    """What copier.yml asks or computes, by name."""
+    config = yaml.safe_load((template / "copier.yml").read_text())
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
+
+def render(
+    template: Path, destination: Path, answers: Mapping[str, object], ref: str = LATEST
+) -> None:
+    """Copy the template as `copier copy --defaults` does: without --trust.
+
+    Raises `KeyError` for an answer to a question that nobody asks, which Copier ignores.
+    """
+    if unknown := answers.keys() - questions(template).keys():
+        raise KeyError(f"no such question: {', '.join(sorted(unknown))}")
+    copier.run_copy(
+        str(template),
+        destination,
+        data=dict(answers),
+        vcs_ref=ref,
+        defaults=True,
+        unsafe=False,
+        quiet=True,
+    )
+
+
+def describe(answers: Mapping[str, object]) -> str:
+    """A test's id."""
+    return json.dumps(dict(answers), sort_keys=True)
