@@ -1,7 +1,7 @@
 """What the tests share: the template as a clone, rendered projects, and no tier left out."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -69,9 +69,9 @@ def project(render: Render, target: str) -> Project:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
-) -> Iterator[None] | pytest.TestReport:
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With DEMAND_EVERY_TIER set, what would be skipped fails: CI proves everything or nothing."""
-    report: pytest.TestReport = yield  # type: ignore[assignment]
+    report = yield
     if os.environ.get("DEMAND_EVERY_TIER") and report.skipped:
         report.outcome = "failed"
         report.longrepr = f"skipped, though every tier is demanded: {report.longrepr}"

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,13 @@ def free_port() -> int:
         return port
 
 
-def start_command(project: Project, application: str, port: int) -> tuple[list[str], dict[str, str]]:
+def start_command(
+    project: Project, application: str, port: int
+) -> tuple[list[str], dict[str, str]]:
     """The command and the environment, as the project's own tests know them."""
     spec = importlib.util.spec_from_file_location("start", project.path / "tests/serving/start.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     start = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(start)
     command, environment = start.start_command(application, port)
@@ -114,10 +117,8 @@ def launch(
     try:
         yield Server(process, port, log_file)
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 

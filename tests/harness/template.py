@@ -43,7 +43,9 @@ def commit(directory: Path, message: str) -> None:
 def snapshot(destination: Path) -> Path:
     """Clone this repository with its uncommitted changes, and tag that as the latest release."""
     git(ROOT, "clone", "--quiet", "--no-local", str(ROOT), str(destination))
-    changed = git(ROOT, "ls-files", "-z", "--modified", "--deleted", "--others", "--exclude-standard")
+    changed = git(
+        ROOT, "ls-files", "-z", "--modified", "--deleted", "--others", "--exclude-standard"
+    )
     for name in filter(None, changed.split("\0")):
         source, target = ROOT / name, destination / name
         target.unlink(missing_ok=True)
