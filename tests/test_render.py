@@ -1,0 +1,178 @@
+"""What comes out: complete, well-formed, for one target, and as if written by hand."""
+
+import configparser
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from .conftest import NAME, Render
+from .harness.project import Project
+from .harness.template import LATEST, PYTHONS, TARGETS, git
+from .harness.template import render as render_with
+
+# What the other target is made of; a rendered project holds no such word.
+FOREIGN_WORDS = {
+    "kubernetes": r"gunicorn|systemd|systemctl|journald|journalctl|nginx|compose|\bvms?\b",
+    "vm": r"kube|\bk8s\b|\bpods?\b|kustomi[sz]e|helm|ingress|configmap|\bclusters?\b|replica",
+}
+EVERY_COMBINATION = list(itertools.product(TARGETS, PYTHONS))
+
+
+def files(project: Project) -> list[Path]:
+    """The rendered files, relative to the project, in order."""
+    listed = git(project.path, "ls-files", "--others", "--cached", "--exclude-standard")
+    return sorted(Path(name) for name in listed.splitlines() if name != "uv.lock")
+
+
+def texts(project: Project) -> dict[Path, str]:
+    return {name: (project.path / name).read_text() for name in files(project)}
+
+
+@pytest.mark.parametrize(("target", "python"), EVERY_COMBINATION)
+def test_every_combination_renders(render: Render, target: str, python: str) -> None:
+    project = render(deployment=target, python_version=python)
+
+    assert f"FROM python:{python}-slim" in (project.path / "Dockerfile").read_text()
+    assert f'python-version: "{python}"' in (project.path / ".github/workflows/ci.yml").read_text()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_paths_are_those_of_the_manifest(render: Render, target: str) -> None:
+    """tests/manifest/TARGET.txt: whoever adds, moves or drops a file says so there."""
+    manifest = Path(__file__).with_name("manifest") / f"{target}.txt"
+
+    assert [str(name) for name in files(render(deployment=target))] == (
+        manifest.read_text().splitlines()
+    )
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_word_of_the_other_target(render: Render, target: str) -> None:
+    words = re.compile(FOREIGN_WORDS[target], re.IGNORECASE)
+    found = {
+        f"{name}: {match[0]}"
+        for name, text in texts(render(deployment=target)).items()
+        for match in [words.search(text), words.search(str(name))]
+        if match
+    }
+
+    assert found == set()
+
+
+def test_each_target_does_hold_the_words_that_the_other_must_not(render: Render) -> None:
+    """The word lists above are those of real files."""
+    for target, other in (("kubernetes", "vm"), ("vm", "kubernetes")):
+        everything = "\n".join(texts(render(deployment=target)).values())
+        assert len(set(re.findall(FOREIGN_WORDS[other], everything, re.IGNORECASE))) > 3
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_scar_of_the_template(render: Render, target: str) -> None:
+    scars = re.compile(r"\{\{|\{%|\{#|\n\n\n\n|[ \t]\n|\A\n|\n\n\Z|[^\n]\Z|copier\.yml|jinja", re.I)
+    found = {
+        f"{name}: {match[0]!r}"
+        for name, text in texts(render(deployment=target)).items()
+        if (match := scars.search(text))
+    }
+
+    assert found == set()
+
+
+def parse_ini(text: str) -> None:
+    parser = configparser.RawConfigParser(strict=False)  # systemd repeats keys
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(text)
+    assert parser.sections()
+
+
+def parse_yaml(text: str) -> None:
+    assert list(yaml.safe_load_all(text))
+
+
+PARSERS: dict[str, Callable[[str], object]] = {
+    ".yaml": parse_yaml,
+    ".yml": parse_yaml,
+    ".toml": tomllib.loads,
+    ".json": json.loads,
+    ".service": parse_ini,
+    ".socket": parse_ini,
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "suffixes"),
+    [
+        ("kubernetes", {".yaml": 5, ".yml": 2, ".toml": 1}),
+        ("vm", {".yaml": 1, ".yml": 2, ".toml": 1, ".service": 1, ".socket": 1}),
+    ],
+)
+def test_every_file_of_a_known_format_parses(
+    render: Render, target: str, suffixes: dict[str, int]
+) -> None:
+    parsed: dict[str, int] = {}
+    for name, text in texts(render(deployment=target)).items():
+        if name.suffix in PARSERS:
+            PARSERS[name.suffix](text)
+            parsed[name.suffix] = parsed.get(name.suffix, 0) + 1
+
+    assert all(parsed.get(suffix, 0) >= number for suffix, number in suffixes.items()), parsed
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("ref", [LATEST, None], ids=["tag", "clone"])
+def test_copies_without_trust_identity_or_network(
+    template: Path, tmp_path: Path, target: str, ref: str | None
+) -> None:
+    """The command of the contract, by a user whom git does not know, with no network at all."""
+    command = [str(Path(sys.executable).with_name("copier")), "copy", "--defaults"]
+    command += ["-d", f"project_name={NAME}", "-d", f"deployment={target}"]
+    if ref:
+        command += ["--vcs-ref", ref]
+    offline = ["unshare", "--net"] if os.geteuid() == 0 and shutil.which("unshare") else []
+    home = tmp_path / "home"
+    home.mkdir()
+
+    done = subprocess.run(
+        [*offline, *command, str(template), str(tmp_path / "shop")],
+        env={"PATH": os.environ["PATH"], "HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
+    answers = yaml.safe_load((tmp_path / "shop/.copier-answers.yml").read_text())
+    assert answers["_commit"] == LATEST
+    assert answers["deployment"] == target
+    assert "deploy/README.md" in done.stderr, "the next steps"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_only_questions_are_stored(render: Render, target: str) -> None:
+    """A computed value in the answers file would be frozen there."""
+    assert render(deployment=target).answers.keys() == {
+        "_commit",
+        "_src_path",
+        "deployment",
+        "description",
+        "package_name",
+        "project_name",
+        "project_slug",
+        "python_version",
+        "request_timeout_seconds",
+    }
+
+
+def test_an_answer_that_nobody_asks_for_is_refused_here(template: Path, tmp_path: Path) -> None:
+    """Copier takes `deplyo=vm` without a word; these tests must not."""
+    with pytest.raises(KeyError, match="deplyo"):
+        render_with(template, tmp_path / "shop", {"deplyo": "vm"})
