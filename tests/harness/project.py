@@ -19,7 +19,10 @@ FOREIGN = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "ENVIRONMENT", "WEB_CONCURRE
 def find_python(version: str) -> str | None:
     """The interpreter of that minor version on this machine, or None."""
     command = [UV, "python", "find", "--no-project", "--system", "--no-python-downloads", version]
-    found = subprocess.run(command, capture_output=True, text=True)
+    pyenv = sorted(map(str, Path.home().glob(".pyenv/versions/*/bin")))  # uv doesn't look there
+    path = os.pathsep.join([os.environ["PATH"], *pyenv])
+    environment = {**os.environ, "PATH": path}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True)
     return found.stdout.strip() if found.returncode == 0 else None
 
 

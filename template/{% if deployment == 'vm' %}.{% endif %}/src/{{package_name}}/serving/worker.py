@@ -7,7 +7,7 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-from .drain import ANNOUNCE_SECONDS, SETTLE_SECONDS
+from .drain import DRAIN_SECONDS
 
 # Left to the lifespan's clean-up before gunicorn kills the worker.
 CLEANUP_SECONDS = 5
@@ -31,8 +31,7 @@ class ServingWorker(UvicornWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        drain = ANNOUNCE_SECONDS + SETTLE_SECONDS
-        in_flight = self.cfg.graceful_timeout - drain - CLEANUP_SECONDS
+        in_flight = self.cfg.graceful_timeout - DRAIN_SECONDS - CLEANUP_SECONDS
         self.config.timeout_graceful_shutdown = max(1, int(in_flight))
 
     def run(self) -> None:

@@ -1,0 +1,196 @@
+"""Each target under its real server: what it refuses, what it serves, how it stops."""
+
+import asyncio
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .conftest import Render
+from .harness.load import Load
+from .harness.project import Project
+from .harness.server import Server, free_port, launch, serve, start_command
+
+# Routes and hooks to watch a shutdown from outside, beside those of the service.
+WATCHED = """
+import asyncio
+from contextlib import asynccontextmanager
+
+from {package}.app import create_app
+
+app = create_app()
+service_lifespan = app.router.lifespan_context
+
+
+@asynccontextmanager
+async def lifespan(app):
+    async with service_lifespan(app) as state:
+        yield state
+    print("the lifespan has ended", flush=True)
+
+
+app.router.lifespan_context = lifespan
+
+
+@app.get("/endless")
+async def endless() -> None:
+    print("an endless request has begun", flush=True)
+    await asyncio.Event().wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def hurried(render: Render, target: str) -> Project:
+    """The service with a budget of one second, a route that never ends, and a lifespan that says
+    when it has."""
+    project = render(deployment=target, request_timeout_seconds=1)
+    project.uv("sync", "--quiet")
+    (project.path / "watched.py").write_text(WATCHED.format(package=project.package))
+    return project
+
+
+def start_badly(
+    project: Project, log: Path, replace: dict[str, str], env: dict[str, str]
+) -> tuple[int, str]:
+    """Start the production server with other options; its exit code and its log."""
+    port = free_port()
+    command, options = start_command(project, f"{project.package}.app:app", port)
+    command = [replace.get(word, word) for word in command]
+    variables = {"ENVIRONMENT": "production", **options, **env}
+    with launch(project, command, log, port, variables) as server:
+        return server.process.wait(30), server.log
+
+
+def gunicorn_with(project: Project, directory: Path, **config: str) -> dict[str, str]:
+    """The rendered gunicorn configuration with a worker that asks for something else."""
+    file = directory / "gunicorn.conf.py"
+    file.write_text(
+        f"exec(open('deploy/vm/gunicorn.conf.py').read())\n"
+        f"from {project.package}.serving.worker import ServingWorker\n"
+        f"class OtherWorker(ServingWorker):\n"
+        f"    CONFIG_KWARGS = {{**ServingWorker.CONFIG_KWARGS, **{config!r}}}\n"
+        f"worker_class = OtherWorker\n"
+    )
+    return {"deploy/vm/gunicorn.conf.py": str(file)}
+
+
+@pytest.mark.parametrize(
+    ("option", "wanted", "other"), [("loop", "uvloop", "asyncio"), ("http", "httptools", "h11")]
+)
+def test_production_does_not_start_on_another_loop_or_parser(
+    project: Project, target: str, tmp_path: Path, option: str, wanted: str, other: str
+) -> None:
+    if target == "kubernetes":
+        replace = {wanted: other}
+    else:
+        replace = gunicorn_with(project, tmp_path, **{option: other})
+
+    code, log = start_badly(project, tmp_path / "log", replace, {})
+
+    assert code == 3
+    assert re.search(
+        rf"ENVIRONMENT=production needs uvloop and httptools, runs on .*{other}.*: "
+        "start uvicorn with --loop uvloop --http httptools",
+        log,
+    )
+    assert "Traceback" not in log
+
+
+def test_development_starts_on_another_loop_with_a_warning(
+    project: Project, tmp_path: Path
+) -> None:
+    port = free_port()
+    command = [project.program("uvicorn"), f"{project.package}.app:app", "--port", str(port)]
+
+    with launch(project, [*command, "--loop", "asyncio"], tmp_path / "log", port) as server:
+        server.wait_until_ready()
+
+        assert re.search("WARNING.*development: needs uvloop and httptools", server.log)
+
+
+def test_a_wrong_setting_is_one_line_and_nothing_is_respawned(
+    project: Project, tmp_path: Path
+) -> None:
+    code, log = start_badly(project, tmp_path / "log", {}, {"ENVIRONMENT": "prod"})
+
+    assert code == 3
+    assert log.count("ENVIRONMENT") == 1
+    assert "ENVIRONMENT: Input should be 'development', 'staging' or 'production'" in log
+    assert "Traceback" not in log
+
+
+def test_large_response_is_plain_or_compressed_as_asked(project: Project, tmp_path: Path) -> None:
+    with serve(project, tmp_path / "log") as server:
+        plain = server.get("/large-response?size_kb=900")
+        packed = server.get("/large-response?size_kb=900", **{"Accept-Encoding": "gzip"})
+        junk = server.get("/large-response?size_kb=junk")
+
+    assert 900 * 1024 <= len(plain.body) < 901 * 1024
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert len(packed.body) < len(plain.body) / 4
+    assert junk.status == 422
+    assert junk.headers["content-type"] == "application/problem+json"
+    assert "server" not in plain.headers
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/large-response?size_kb=4"])
+def test_serves_under_load_without_an_error(project: Project, tmp_path: Path, path: str) -> None:
+    if shutil.which("wrk") is None:
+        pytest.skip(reason="wrk is not installed")
+    with serve(project, tmp_path / "log") as server:
+        url = f"http://127.0.0.1:{server.port}{path}"
+        report = subprocess.run(
+            ["wrk", "--threads", "1", "--connections", "16", "--duration", "10s", url],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    answered = re.search(r"(\d+) requests in", report)
+    assert answered
+    assert int(answered[1]) > 1000, report
+    assert "Socket errors" not in report, report
+    assert "Non-2xx" not in report, report
+
+
+def test_sigterm_under_load_loses_no_request(project: Project, target: str, tmp_path: Path) -> None:
+    async def load_and_stop(server: Server) -> Load:
+        load = Load(server.port, ["/health/live", "/large-response?size_kb=4"])
+        await load.answered(2_000)
+        await asyncio.to_thread(server.stop)
+        await load.stop()
+        return load
+
+    with serve(project, tmp_path / "log") as server:
+        tally = asyncio.run(load_and_stop(server)).tally
+
+        assert (tally.lost, tally.failed) == (0, 0), tally
+        assert tally.answered > 2_000
+        assert tally.refused > 0, "the listener was closed"
+        assert server.process.returncode == exit_after_sigterm(target)
+
+
+def test_a_request_that_outlives_the_budget_does_not_keep_the_lifespan_from_ending(
+    hurried: Project, target: str, tmp_path: Path
+) -> None:
+    with (
+        serve(hurried, tmp_path / "log", "watched:app", {"WEB_CONCURRENCY": "1"}) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as client,
+    ):
+        client.sendall(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        server.wait_for_log("an endless request has begun")
+
+        assert server.stop() == exit_after_sigterm(target)
+        assert "timeout graceful shutdown exceeded" in server.log
+        assert "the lifespan has ended" in server.log
+        assert "Perhaps out of memory" not in server.log, "it was killed"
+
+
+def exit_after_sigterm(target: str) -> int:
+    """uvicorn ends by the signal (as process 1 with 0), gunicorn's master with 0."""
+    return -signal.SIGTERM if target == "kubernetes" else 0
