@@ -1,0 +1,55 @@
+"""The workflows, this repository's and the rendered ones: well-formed, pinned, least permissions."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import Render
+from .harness.template import ROOT
+
+SOURCES = ("template", "kubernetes", "vm")
+
+
+@pytest.fixture(params=SOURCES)
+def workflow(request: pytest.FixtureRequest, render: Render) -> Path:
+    """ci.yml of this repository, then of each target's project."""
+    project = ROOT if request.param == "template" else render(deployment=request.param).path
+    return Path(project, ".github/workflows/ci.yml")
+
+
+def findings(workflow: Path) -> Iterator[str]:
+    """What the tools have to say about a workflow; both work without a network."""
+    for tool, *options in (
+        ("zizmor", "--offline", "--pedantic", "--strict-collection", "--no-progress", "--quiet"),
+        ("check-jsonschema", "--builtin-schema=vendor.github-workflows"),
+    ):
+        program = Path(sys.executable).with_name(tool)
+        done = subprocess.run([program, *options, workflow], capture_output=True, text=True)
+        if done.returncode:
+            yield done.stdout + done.stderr
+
+
+def test_the_tools_find_nothing(workflow: Path) -> None:
+    assert workflow.is_file()
+    assert list(findings(workflow)) == []
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("timeout-minutes", "timeout-minute", "'timeout-minute' was unexpected"),
+        ("actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1", "actions/checkout@v7", "hash"),
+        ("contents: read", "contents: write", "permission"),
+    ],
+)
+def test_the_tools_do_find_something(tmp_path: Path, right: str, wrong: str, said: str) -> None:
+    text = Path(ROOT, ".github/workflows/ci.yml").read_text()
+    worse = tmp_path / ".github/workflows/ci.yml"
+    worse.parent.mkdir(parents=True)
+    assert right in text
+    worse.write_text(text.replace(right, wrong))
+
+    assert said in "".join(findings(worse))
