@@ -78,7 +78,9 @@ def test_each_target_does_hold_the_words_that_the_other_must_not(render: Render)
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_scar_of_the_template(render: Render, target: str) -> None:
-    scars = re.compile(r"(?<!\$)\{\{|\{%|\{#|\n\n\n\n|[ \t]\n|\A\n|\n\n\Z|[^\n]\Z|copier\.yml|jinja", re.I)
+    jinja = r"(?<!\$)\{\{|\{%|\{#|copier\.yml|jinja"  # GitHub's expressions are ${{ … }}
+    spacing = r"\n\n\n\n|[ \t]\n|\A\n|\n\n\Z|[^\n]\Z"
+    scars = re.compile(f"{jinja}|{spacing}", re.IGNORECASE)
     found = {
         f"{name}: {match[0]!r}"
         for name, text in texts(render(deployment=target)).items()

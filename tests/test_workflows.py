@@ -1,4 +1,4 @@
-"""The workflows, this repository's and the rendered ones: well-formed, pinned, least permissions."""
+"""The workflows, this repository's and the rendered ones: well-formed, pinned, few permissions."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def test_the_tools_find_nothing(workflow: Path) -> None:
     ("right", "wrong", "said"),
     [
         ("timeout-minutes", "timeout-minute", "'timeout-minute' was unexpected"),
-        ("actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1", "actions/checkout@v7", "hash"),
+        ("@3d3c42e5aac5ba805825da76410c181273ba90b1", "@v7", "not pinned to a hash"),
         ("contents: read", "contents: write", "permission"),
     ],
 )
