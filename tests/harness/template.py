@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,8 +41,17 @@ def commit(directory: Path, message: str) -> None:
     git(directory, "commit", "--quiet", "--allow-empty", "--no-verify", "--message", message)
 
 
+def releases(repository: Path = ROOT) -> dict[str, str]:
+    """The commit of each release by its version, oldest first: its subject is `Release X.Y.Z`.
+
+    Found in the history, since tags may be missing in a clone.
+    """
+    log = git(repository, "log", "--reverse", "--format=%H %s")
+    return {found[2]: found[1] for found in re.finditer(r"^(\w+) Release ([\d.]+)$", log, re.M)}
+
+
 def snapshot(destination: Path) -> Path:
-    """Clone this repository with its uncommitted changes, and tag that as the latest release."""
+    """Clone this repository and tag its releases; its uncommitted changes are the latest."""
     git(ROOT, "clone", "--quiet", "--no-local", str(ROOT), str(destination))
     changed = git(
         ROOT, "ls-files", "-z", "--modified", "--deleted", "--others", "--exclude-standard"
@@ -55,7 +65,16 @@ def snapshot(destination: Path) -> Path:
             target.chmod(source.stat().st_mode)
     commit(destination, "what is not committed yet")
     git(destination, "tag", LATEST)
+    for version, release in releases(destination).items():
+        git(destination, "tag", "--force", f"v{version}", release)
     return destination
+
+
+def next_release(template: Path, tag: str = "v9999.1.0") -> str:
+    """Commit what was changed in a clone and tag it as one more release; returns the tag."""
+    commit(template, f"Next: {tag}")
+    git(template, "tag", tag)
+    return tag
 
 
 def questions(template: Path = ROOT) -> dict[str, dict[str, object]]:
