@@ -154,7 +154,7 @@ def runtimes(server: Server) -> list[tuple[str, str]]:
 def stop(number: int, frame: object = None) -> None:
     """End the demo on a signal; on the way out, what was started is stopped: no second signal."""
     for other in SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
+        signal.signal(other, lambda *_: None)  # SIG_IGN would print one that is pending
     sys.exit(128 + number)
 
 
