@@ -42,5 +42,5 @@ $(UV): pyproject.toml
 		|| { echo "$(PYTHON) can't make a virtual environment: on Debian, apt-get install python3-venv"; exit 1; }
 	@echo "Setting up build/bootstrap"
 	@$(PYTHON) -m venv build/bootstrap
-	@build/bootstrap/bin/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(uv==[0-9.]*\)".*/\1/p' pyproject.toml)"
+	@build/bootstrap/bin/pip install -qq --disable-pip-version-check "$$(sed -n 's/^ *"\(uv==[0-9.]*\)".*/\1/p' pyproject.toml)"
 	@touch $@

@@ -179,10 +179,12 @@ def step(what: str) -> None:
 
 
 def one_line(failure: Exception) -> str:
-    """The first line of a failure, and the last: many carry the log of what failed."""
+    """The first line of a failure; the last one too where the first announces a log."""
     said = str(getattr(failure, "stderr", None) or failure)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return " ".join(dict.fromkeys(lines[:1] + lines[-1:])) or type(failure).__name__
+    if not lines:
+        return type(failure).__name__
+    return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") else lines[0]
 
 
 def aligned(table: dict[str, dict[str, str]]) -> str:
