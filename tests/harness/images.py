@@ -114,6 +114,11 @@ class Container:
         """What it has written so far, stdout and stderr together."""
         return _output(*PODMAN, "logs", self.name, stderr=subprocess.STDOUT)
 
+    def runs(self) -> bool:
+        """Whether it has not ended yet."""
+        state = _output(*PODMAN, "container", "inspect", "--format={{.State.Running}}", self.name)
+        return state.strip() == "true"
+
     def kill(self, signal: Signals = Signals.SIGTERM) -> None:
         """Sends PID 1 a signal."""
         _output(*PODMAN, "kill", "--signal", signal.name, self.name)

@@ -1,0 +1,63 @@
+"""What an image holds and how it is configured, without running it."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from .images import PODMAN
+
+EVERYTHING = "FROM scratch\nCOPY . /\n"
+
+
+@contextmanager
+def mounted(image: str) -> Iterator[Path]:
+    """The root directory of an image, to read in the block."""
+    path = _podman("image", "mount", image)
+    try:
+        yield Path(path)
+    finally:
+        _podman("image", "umount", image)
+
+
+def configuration(image: str) -> dict[str, Any]:
+    """What an image says of its own start: User, Cmd, Env, StopSignal and the like."""
+    config: dict[str, Any] = json.loads(_podman("image", "inspect", image))[0]["Config"]
+    return config
+
+
+def remove(image: str) -> None:
+    """Delete an image; none by that name is no error."""
+    _podman("image", "rm", "--force", image)
+
+
+def build_context(directory: Path, tag: str) -> set[str]:
+    """The files that a build in `directory` can see, by their paths in it.
+
+    `tag` names an image that holds them for the time of the call.
+    """
+    with TemporaryDirectory() as elsewhere:
+        dockerfile = Path(elsewhere) / "Dockerfile"
+        dockerfile.write_text(EVERYTHING)
+        build = ["buildah", "bud", "--isolation=chroot", f"--tag={tag}", f"--file={dockerfile}"]
+        subprocess.run([*build, str(directory)], check=True, capture_output=True)
+    try:
+        with mounted(tag) as root:
+            return files(root)
+    finally:
+        remove(tag)
+
+
+def files(root: Path) -> set[str]:
+    """The paths of the files below a directory, relative to it."""
+    found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+    return {str(path.relative_to(root)) for path in found}
+
+
+def _podman(*arguments: str) -> str:
+    done = subprocess.run([*PODMAN, *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
