@@ -39,7 +39,7 @@ def serving(project: Project) -> Path:
 def drain_seconds(project: Project) -> float:
     """From SIGTERM until uvicorn begins to wait for the requests in flight."""
     drain = constants(serving(project) / "drain.py")
-    return float(drain["ANNOUNCE_SECONDS"] + drain["SETTLE_SECONDS"])
+    return float(drain["ANNOUNCE_SECONDS"] + drain["CLOSE_SECONDS"] + drain["SETTLE_SECONDS"])
 
 
 def seconds_of(text: str, pattern: str) -> int:
