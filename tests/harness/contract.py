@@ -1,0 +1,87 @@
+"""The questions as others rely on them: names, types, choice values, defaults.
+
+`python -m tests.harness.contract` writes them down in tests/contract.json.
+"""
+
+import json
+from pathlib import Path
+
+import yaml
+
+from .template import ROOT, git, releases
+
+SNAPSHOT = "tests/contract.json"
+
+Contract = dict[str, dict[str, object]]
+
+
+def contract(copier_yml: str) -> Contract:
+    """What a copier.yml promises; computed values are nobody's business."""
+    promised: Contract = {}
+    for name, question in yaml.safe_load(copier_yml).items():
+        if name.startswith("_") or question.get("when") is False:
+            continue
+        choices = question.get("choices")
+        promised[name] = {
+            "type": question["type"],
+            "choices": list(choices.values()) if isinstance(choices, dict) else choices,
+            "default": question.get("default"),
+        }
+    return promised
+
+
+def broken_promises(before: Contract, after: Contract) -> list[str]:
+    """What would change a living service: a name, a type or a choice value that is gone."""
+    broken = []
+    for name, question in before.items():
+        if name not in after:
+            broken.append(f"{name} is gone")
+            continue
+        if question["type"] != after[name]["type"]:
+            broken.append(f"{name} has another type")
+        left = after[name]["choices"] or []
+        assert isinstance(left, list)
+        gone = [value for value in question["choices"] or [] if value not in left]  # type: ignore[attr-defined]
+        broken += [f"{name} lost the choice {value}" for value in gone]
+    return broken
+
+
+def faults(template: Path = ROOT) -> list[str]:
+    """What is wrong with the contract of a checkout, a line each.
+
+    The snapshot must be that of copier.yml. What differs from the last release must stand in the
+    changelog, and what a living service would trip over needs a migration of a version after it.
+    """
+    copier_yml = (template / "copier.yml").read_text()
+    now = contract(copier_yml)
+    found = []
+    if now != json.loads((template / SNAPSHOT).read_text()):
+        found.append(f"{SNAPSHOT} is not what copier.yml says: python -m tests.harness.contract")
+
+    released = releases(template)
+    if not released:
+        return found
+    version, release = list(released.items())[-1]
+    then = contract(git(template, "show", f"{release}:copier.yml"))
+    news, _, _ = (template / "CHANGELOG.md").read_text().partition(f"\n## {version}")
+    for name in sorted(then.keys() | now.keys()):
+        if then.get(name) != now.get(name) and f"`{name}`" not in news:
+            found.append(f"{name} has changed since {version}: CHANGELOG.md doesn't say so")
+    migrations = yaml.safe_load(copier_yml).get("_migrations", [])
+    if not any(_newer(str(migration.get("version", "0")), version) for migration in migrations):
+        found += [
+            f"{broken}: a service of {version} needs a migration"
+            for broken in broken_promises(then, now)
+        ]
+    return found
+
+
+def _newer(version: str, than: str) -> bool:
+    first, second = ([int(part) for part in v.lstrip("v").split(".")] for v in (version, than))
+    return first > second
+
+
+if __name__ == "__main__":
+    snapshot = contract((ROOT / "copier.yml").read_text())
+    (ROOT / SNAPSHOT).write_text(json.dumps(snapshot, indent=2) + "\n")
+    print(f"{SNAPSHOT}: {len(snapshot)} questions")

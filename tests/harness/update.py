@@ -1,0 +1,100 @@
+"""`copier update` on rendered projects, and what a team has written in one."""
+
+from dataclasses import dataclass, field
+
+import copier
+
+from .project import Project
+from .template import commit, git
+
+
+def update(project: Project, ref: str | copier.VcsRef, **data: object) -> None:
+    """Update as `copier update --defaults` does: without --trust, conflicts inline."""
+    copier.run_update(
+        project.path,
+        data=data,
+        vcs_ref=ref,
+        defaults=True,
+        overwrite=True,
+        unsafe=False,
+        quiet=True,
+    )
+
+
+def conflicts(project: Project) -> list[str]:
+    """The files that an update left for a hand to finish."""
+    unmerged = {line.split("\t")[1] for line in git(project.path, "ls-files", "-u").splitlines()}
+    rejected = {str(file.relative_to(project.path)) for file in project.path.rglob("*.rej")}
+    return sorted(unmerged | rejected)
+
+
+def tree(project: Project) -> dict[str, str]:
+    """Its files, but for what is ignored, by path."""
+    listed = git(project.path, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    paths = {name for name in listed.split("\0") if name and (project.path / name).is_file()}
+    return {name: (project.path / name).read_text() for name in sorted(paths)}
+
+
+@dataclass
+class Edits:
+    """What a team has done to its project."""
+
+    written: dict[str, list[str]] = field(default_factory=dict)
+    """Lines by the file they were written to."""
+    deleted: list[str] = field(default_factory=list)
+
+    def lost_in(self, project: Project) -> list[str]:
+        """What of it is not there any more."""
+        now = tree(project)
+        lost = [
+            f"{file}: {line}"
+            for file, lines in self.written.items()
+            for line in lines
+            if line not in now.get(file, "").splitlines()
+        ]
+        return lost + [f"{file} is back" for file in self.deleted if file in now]
+
+
+class Team:
+    """Somebody who edits a project, and remembers what."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.edits = Edits()
+
+    def append(self, file: str, *lines: str) -> None:
+        """Write lines to the end of a file, new or not."""
+        path = self.project.path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_text() if path.exists() else ""
+        path.write_text(before + "".join(f"{line}\n" for line in lines))
+        self._remember(file, *lines)
+
+    def insert_after(self, file: str, line: str, *lines: str) -> None:
+        """Write lines after the first one that is `line`, its indentation left out."""
+        path = self.project.path / file
+        there = path.read_text().splitlines()
+        place = [each.strip() for each in there].index(line) + 1
+        path.write_text("\n".join([*there[:place], *lines, *there[place:]]) + "\n")
+        self._remember(file, *lines)
+
+    def replace(self, file: str, old: str, new: str) -> None:
+        """Replace the only line that is `old`, its indentation left out."""
+        path = self.project.path / file
+        there = path.read_text()
+        (line,) = (each for each in there.splitlines() if each.strip() == old)
+        replaced = line.replace(old, new)
+        path.write_text(there.replace(f"{line}\n", f"{replaced}\n"))
+        self._remember(file, replaced)
+
+    def delete(self, *files: str) -> None:
+        for file in files:
+            (self.project.path / file).unlink()
+        self.edits.deleted += files
+
+    def commit(self) -> Edits:
+        commit(self.project.path, "the team's work")
+        return self.edits
+
+    def _remember(self, file: str, *lines: str) -> None:
+        self.edits.written.setdefault(file, []).extend(line for line in lines if line.strip())

@@ -1,0 +1,313 @@
+"""`copier update`: from every release, for every target, without --trust and without a loss."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from copier import VcsRef
+
+from .conftest import NAME
+from .harness import contract
+from .harness.project import Project
+from .harness.template import (
+    LATEST,
+    ROOT,
+    TARGETS,
+    commit,
+    git,
+    next_release,
+    releases,
+    render,
+    snapshot,
+)
+from .harness.update import Edits, Team, conflicts, tree, update
+
+OWNERSHIP = ROOT / "docs" / "ownership.md"
+GATE = ("python3", "scripts/check_update.py")
+
+every_release = pytest.mark.parametrize("version", releases())
+every_target = pytest.mark.parametrize("target", TARGETS)
+
+
+@pytest.fixture
+def copied(template: Path, tmp_path: Path) -> Callable[..., Project]:
+    """Copy a service from a ref of the template and commit it."""
+
+    def copied(target: str, ref: str = LATEST, source: Path = template) -> Project:
+        destination = tmp_path / f"{target}-{len(list(tmp_path.iterdir()))}"
+        render(source, destination, {"project_name": NAME, "deployment": target}, ref)
+        git(destination, "init", "--quiet", "--initial-branch", "main")
+        commit(destination, "copied")
+        return Project(destination)
+
+    return copied
+
+
+@pytest.fixture
+def own_template(tmp_path: Path) -> Path:
+    """A clone of the template that a test may change."""
+    return snapshot(tmp_path / "template")
+
+
+def work_as_a_team(project: Project, target: str) -> Edits:
+    """What a team does in its first weeks."""
+    team, package = Team(project), project.package
+    source = f"src/{package}"
+    team.append(
+        f"{source}/routes/orders.py",
+        "from fastapi import APIRouter",
+        "",
+        "router = APIRouter()",
+        "",
+        "",
+        '@router.get("/orders")',
+        "async def orders() -> list[str]:",
+        '    return ["first"]',
+    )
+    team.replace(
+        f"{source}/app.py", "from .routes import large_response", "from .routes import orders"
+    )
+    team.replace(
+        f"{source}/app.py",
+        "app.include_router(large_response.router)",
+        "app.include_router(orders.router)",
+    )
+    team.append(f"{source}/settings.py", "", '    greeting: str = "hello"')
+    team.delete(f"{source}/routes/large_response.py", "tests/test_large_response.py")
+    team.append("README.md", "", "Ask in #orders.")
+    team.append(".gitignore", "*.dump")
+    team.append("pyproject.toml", "", "[tool.coverage.run]", "branch = true")
+    project.uv("add", "--quiet", "httpx2", "typer")
+    project.uv("add", "--quiet", "--dev", "respx")
+    for name in ("typer", "respx"):
+        (line,) = re.findall(
+            rf'^    "{name}.*$', (project.path / "pyproject.toml").read_text(), re.M
+        )
+        team.edits.written["pyproject.toml"].append(line)
+    team.append(".github/workflows/ci.yml", "", "  # and then tell the others")
+    if target == "kubernetes":
+        overlay = "deploy/kubernetes/overlays/production"
+        team.append(f"{overlay}/kustomization.yaml", "patches:", "  - path: more-memory.yaml")
+        team.replace(f"{overlay}/kustomization.yaml", "newTag: 0.1.0", "newTag: 1.7.2")
+        team.append(f"{overlay}/more-memory.yaml", "kind: Deployment")
+    else:
+        site = f"deploy/vm/nginx/{project.answers['project_slug']}.conf"
+        team.insert_after(
+            site,
+            "client_max_body_size 1m;",
+            "",
+            "    location /static/ {",
+            "        root /srv;",
+            "    }",
+        )
+    return team.commit()
+
+
+def test_there_are_releases_and_the_changelog_tells_of_each() -> None:
+    told = re.findall(r"^## (\d[\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+    assert told, "no release: nothing to update from"
+    assert list(releases()) == told[::-1]
+    assert all(
+        "Updating" in part for part in (ROOT / "CHANGELOG.md").read_text().split("\n## ")[2:]
+    )
+
+
+@every_target
+@every_release
+def test_an_untouched_service_becomes_a_fresh_copy(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    project, fresh = copied(target, f"v{version}"), copied(target)
+
+    update(project, LATEST)
+
+    assert conflicts(project) == []
+    seeds = {file for file in tree(fresh) if owner(file, project.package) == "team"}
+    updated, wanted = tree(project), tree(fresh)
+    assert {f: t for f, t in updated.items() if f not in seeds} == {
+        f: t for f, t in wanted.items() if f not in seeds
+    }
+
+
+@every_target
+@every_release
+def test_a_teams_work_is_all_there_after_an_update_and_its_tests_pass(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    project = copied(target, f"v{version}")
+    edits = work_as_a_team(project, target)
+
+    update(project, LATEST)
+
+    assert conflicts(project) == []
+    assert edits.lost_in(project) == []
+    project.uv("lock", "--quiet")
+    project.run(*GATE)
+    assert "passed" in project.uv("run", "--quiet", "pytest").stdout
+
+
+@every_target
+@every_release
+def test_a_line_in_any_file_survives_an_update(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    """In conflict perhaps, but there: a template that moves or drops a file would lose it."""
+    project = copied(target, f"v{version}")
+    edits = edit_every_file(project)
+
+    update(project, LATEST)
+
+    assert edits.lost_in(project) == []
+
+
+def edit_every_file(project: Project) -> Edits:
+    team = Team(project)
+    for file in tree(project):
+        if file != ".copier-answers.yml":
+            team.append(file, f"# ours: {file}")
+    return team.commit()
+
+
+@every_target
+def test_a_conflict_is_shown_and_the_gate_catches_it(
+    copied: Callable[..., Project], own_template: Path, target: str
+) -> None:
+    project = copied(target, source=own_template)
+    Team(project).replace("Dockerfile", "WORKDIR /app", "WORKDIR /srv/app")
+    commit(project.path, "moved")
+    for dockerfile in own_template.glob("template/*/Dockerfile.jinja"):
+        dockerfile.write_text(dockerfile.read_text().replace("WORKDIR /app", "WORKDIR /opt/app"))
+
+    update(project, next_release(own_template))
+
+    assert conflicts(project) == ["Dockerfile"]
+    gate = project.run(*GATE, check=False)
+    assert gate.returncode == 1
+    assert "Dockerfile" in gate.stdout
+    git(project.path, "add", "--all")
+    git(project.path, "commit", "--quiet", "--message", "without a look")
+    assert project.run(*GATE, check=False).returncode == 1, "committed, it is still caught"
+
+
+@every_target
+def test_updating_to_the_same_version_changes_nothing(
+    copied: Callable[..., Project], target: str
+) -> None:
+    project = copied(target)
+
+    update(project, VcsRef.CURRENT)
+
+    assert git(project.path, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(("old", "new"), [("kubernetes", "vm"), ("vm", "kubernetes")])
+def test_a_service_moves_to_the_other_target(
+    copied: Callable[..., Project], old: str, new: str
+) -> None:
+    project, fresh, before = copied(old), copied(new), copied(old)
+    edits = work_as_a_team(project, old)
+    theirs = {file for file in tree(project) if file not in tree(before)}
+
+    update(project, VcsRef.CURRENT, deployment=new)
+
+    assert conflicts(project) == []
+    gate = project.run(*GATE, check=False)
+    edited_and_gone = [file for file in edits.written if file not in tree(project)]
+    assert gate.returncode == 1, "the edited files of the old target are not lost in silence"
+    assert all(file in gate.stdout for file in edited_and_gone)
+    project.run(*GATE, "--keep")
+    project.run(*GATE)
+    kept = {f"kept/{file}" for file in edited_and_gone}
+    assert edited_and_gone
+    assert tree(project).keys() == (tree(fresh).keys() - set(edits.deleted)) | theirs | kept
+
+    refreshed = {
+        f for f in tree(fresh) if owner(f, project.package) == "template"
+    } - edits.written.keys()
+    assert {f: tree(project)[f] for f in refreshed} == {f: tree(fresh)[f] for f in refreshed}
+    shutil.rmtree(project.path / "kept")
+    project.uv("lock", "--quiet")
+    assert "passed" in project.uv("run", "--quiet", "pytest").stdout
+
+
+def owner(file: str, package: str) -> str:
+    """Whose a file is, by the page: the longest entry that it begins with decides."""
+    table = dict(re.findall(r"^\| `(.+?)` \| (\w+) \|", OWNERSHIP.read_text(), re.M))
+    entries = {path.replace("<package_name>", package): whose for path, whose in table.items()}
+    fitting = [
+        path for path in entries if file == path or (path.endswith("/") and file.startswith(path))
+    ]
+    return entries[max(fitting, key=len)] if fitting else "template"
+
+
+def behaviour(template: Path, project: Project, target: str) -> dict[str, str]:
+    """Whose each file of an untouched project is, by what an update to a release does in which
+    every file of the template has one more line."""
+    for file in template.glob("template/**/*"):
+        if file.is_file():
+            file.write_text(file.read_text() + "# one more line\n")
+    before = tree(project)
+    update(project, next_release(template))
+    after = tree(project)
+    return {file: "team" if after[file] == before[file] else "template" for file in before}
+
+
+@every_target
+def test_the_page_on_ownership_is_what_updates_do(
+    copied: Callable[..., Project], own_template: Path, target: str
+) -> None:
+    project = copied(target, source=own_template)
+
+    behaved = behaviour(own_template, project, target)
+
+    told = {file: owner(file, project.package) for file in behaved}
+    assert behaved == {f: "template" if who == "shared" else who for f, who in told.items()}
+    assert set(told.values()) == {"team", "template", "shared"}
+
+
+def test_the_contract_holds() -> None:
+    assert contract.faults() == []
+
+
+# ── Tests of the tests: each of these mistakes turns the build red ────────────────────────────
+
+
+def test_a_renamed_choice_is_caught(own_template: Path) -> None:
+    copier_yml = own_template / "copier.yml"
+    copier_yml.write_text(copier_yml.read_text().replace('nginx": vm\n', 'nginx": host\n'))
+
+    found = contract.faults(own_template)
+
+    assert any("tests/contract.json is not what copier.yml says" in fault for fault in found)
+    assert any("deployment lost the choice vm" in fault for fault in found)
+    assert any("CHANGELOG.md doesn't say so" in fault for fault in found)
+
+
+def test_a_moved_template_file_is_caught(
+    copied: Callable[..., Project], own_template: Path
+) -> None:
+    project = copied("vm", source=own_template)
+    edits = edit_every_file(project)
+    (source,) = own_template.glob("template/*/deploy/vm/gunicorn.conf.py.jinja")
+    source.rename(source.with_name("gunicorn_config.py.jinja"))
+
+    update(project, next_release(own_template))
+
+    assert edits.lost_in(project) == [
+        "deploy/vm/gunicorn.conf.py: # ours: deploy/vm/gunicorn.conf.py"
+    ]
+
+
+def test_a_dropped_seed_rule_is_caught(copied: Callable[..., Project], own_template: Path) -> None:
+    copier_yml = own_template / "copier.yml"
+    copier_yml.write_text(copier_yml.read_text().replace("    /README.md\n", ""))
+    commit(own_template, "a dropped seed rule")
+    git(own_template, "tag", "--force", LATEST)
+    project = copied("vm", source=own_template)
+
+    behaved = behaviour(own_template, project, "vm")
+
+    assert behaved["README.md"] != owner("README.md", project.package)
