@@ -1,0 +1,133 @@
+"""The pages of the documentation, and somebody who does what they say.
+
+A page's ```bash blocks are run in order, in one session. A ```text block is what the commands
+before it print: each of its lines occurs there, and `…` is anything. A comment on the line before
+the commands says what is special about them:
+
+    <!-- not run: REASON -->
+    <!-- exit 1 -->                 they end with that status
+    <!-- stopped at: TEXT -->       they run until they print it, and are stopped then
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .project import UV, Project
+from .template import GIT_ENVIRONMENT
+
+NOTE = re.compile(r"(not run|exit|stopped at):? (.+)")
+FENCE = re.compile(r"^(?:<!-- ([^\n]+) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHOWN = ("text", "python", "toml", "yaml")
+"""What may stand in a page beside commands."""
+
+MARK = "=== the next commands of the page ==="
+
+SESSION = """
+set -euo pipefail
+exec < /dev/null
+
+ends_with() {
+    status=0
+    eval "$2" || status=$?
+    [ "$status" = "$1" ] || { echo "exit $status instead of $1"; exit 1; }
+}
+
+stopped_at() {
+    : > "$HOME/printed"
+    timeout 60 bash -euc "$2" > "$HOME/printed" 2>&1 &
+    until grep --quiet --fixed-strings "$1" "$HOME/printed"; do
+        kill -0 $! || { cat "$HOME/printed"; exit 1; }
+        sleep 0.1
+    done
+    kill $!
+    wait $! || true
+    cat "$HOME/printed"
+}
+"""
+
+
+@dataclass
+class Commands:
+    """A block of commands, and what its page says of it."""
+
+    text: str
+    kind: str = ""
+    """One of NOTE, or nothing."""
+    detail: str = ""
+    output: list[str] = field(default_factory=list)
+
+    @property
+    def script(self) -> str:
+        if self.kind in ("exit", "stopped at"):
+            function = {"exit": "ends_with", "stopped at": "stopped_at"}[self.kind]
+            return shlex.join([function, self.detail, self.text])
+        return self.text
+
+
+def commands(page: str) -> list[Commands]:
+    """The blocks of commands in a page; raises `ValueError` when one can't be read."""
+    found: list[Commands] = []
+    fences = FENCE.findall(page)
+    if page.count("```") + page.count("~~~") != 2 * len(fences):
+        raise ValueError("a block doesn't begin or end at the start of a line")
+    for note, language, text in fences:
+        if language == "bash":
+            known = NOTE.fullmatch(note)
+            if note and not known:
+                raise ValueError(f"what does this note mean: {note}")
+            found.append(Commands(text, known[1], known[2]) if known else Commands(text))
+        elif language not in SHOWN:
+            raise ValueError(f"a block of {language or 'nothing'}: are these commands, is it bash?")
+        elif language == "text" and found:
+            found[-1].output += [line.strip() for line in text.splitlines() if line.strip()]
+    return found
+
+
+def follow(page: str, project: Project) -> None:
+    """Do what a page says in a project, or in the empty directory where one will be.
+
+    Raises `AssertionError` when a command fails or doesn't print what the page shows.
+    """
+    todo = [block for block in commands(page) if block.kind != "not run"]
+    assert todo, "nothing to do"
+    session = SESSION + "".join(f"printf '\\n{MARK}\\n'\n{block.script}\n" for block in todo)
+    done = project.run("bash", "-c", session, check=False)
+    outputs = done.stdout.split(f"\n{MARK}\n")[1:]
+    last = todo[len(outputs) - 1].text
+    assert done.returncode == 0, f"exit {done.returncode}:\n{last}\n{outputs[-1]}"
+    assert len(outputs) == len(todo), f"the session ended with:\n{last}"
+    for block, output in zip(todo, outputs, strict=True):
+        for line in block.output:
+            wanted = ".*".join(map(re.escape, line.split("…")))
+            assert re.search(wanted, output), f"{line!r} is not printed:\n{block.text}\n{output}"
+
+
+def for_other_target(page: str) -> str:
+    """The page as it is for the target that it doesn't tell of: the two words exchanged."""
+    other = {"kubernetes": "vm", "vm": "kubernetes"}
+    return re.sub(r"\b(?:kubernetes|vm)\b", lambda word: other[word[0]], page)
+
+
+def reader(home: Path, template: Path) -> dict[str, str]:
+    """The environment of somebody who has git, uv, Python and Copier, and has set up nothing."""
+    programs = home / "bin"
+    programs.mkdir(parents=True)
+    (programs / "python3").symlink_to(sys.executable)
+    for name in ("copier", "git", "uv"):
+        program = shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        assert program, name
+        (programs / name).symlink_to(program)
+    cache = subprocess.run([UV, "cache", "dir"], check=True, capture_output=True, text=True)
+    return {
+        "HOME": str(home),
+        "PATH": f"{programs}{os.pathsep}{os.defpath}",
+        "TEMPLATE": str(template),
+        "UV_CACHE_DIR": cache.stdout.strip(),
+        **GIT_ENVIRONMENT,
+    }
