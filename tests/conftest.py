@@ -31,6 +31,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return snapshot(tmp_path_factory.mktemp("template") / "clone")
 
 
+@pytest.fixture
+def own_template(tmp_path: Path) -> Path:
+    """A clone of the template that a test may change."""
+    return snapshot(tmp_path / "template")
+
+
 @pytest.fixture(scope="session")
 def render(template: Path, copie_session: Copie) -> Render:
     """Render a project; the same answers give the same project, so don't change what comes out."""

@@ -9,7 +9,7 @@ import pytest
 from .harness.pages import commands, follow, for_other_target, reader
 from .harness.project import UV, Project
 from .harness.server import Server, free_port, launch, serve
-from .harness.template import LATEST, ROOT, TARGETS, commit, git, next_release, render, snapshot
+from .harness.template import LATEST, ROOT, TARGETS, commit, git, next_release, render
 from .harness.update import Team, conflicts, tree
 
 DOCS = ROOT / "docs"
@@ -21,12 +21,6 @@ SHORTER = {"PYTEST_ADDOPTS": "--ignore=tests/serving/test_server.py"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 every_target = pytest.mark.parametrize("target", TARGETS)
-
-
-@pytest.fixture
-def own_template(tmp_path: Path) -> Path:
-    """A clone of the template that a test may change."""
-    return snapshot(tmp_path / "template")
 
 
 def told(name: str, target: str = "kubernetes") -> str:

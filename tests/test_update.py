@@ -20,7 +20,6 @@ from .harness.template import (
     next_release,
     releases,
     render,
-    snapshot,
 )
 from .harness.update import Edits, Team, conflicts, tree, update
 
@@ -43,12 +42,6 @@ def copied(template: Path, tmp_path: Path) -> Callable[..., Project]:
         return Project(destination)
 
     return copied
-
-
-@pytest.fixture
-def own_template(tmp_path: Path) -> Path:
-    """A clone of the template that a test may change."""
-    return snapshot(tmp_path / "template")
 
 
 def work_as_a_team(project: Project, target: str) -> Edits:
