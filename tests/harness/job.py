@@ -1,0 +1,124 @@
+"""A job of a workflow, its steps' shell run here for real; `gh` alone is a stand-in."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .project import FOREIGN
+
+# Notes what it is asked, and the file that it is given; lists what the file `open` holds.
+GH = f"""#!{sys.executable}
+import json, os, pathlib, sys
+here = pathlib.Path(__file__).parent
+arguments = sys.argv[1:]
+body = [a.removeprefix("body=@") for a in arguments if a.endswith("body.md")]
+call = dict(arguments=arguments, token=os.environ["GH_TOKEN"])
+call["body"] = pathlib.Path(body[0]).read_text() if body else None
+with (here / "calls").open("a") as calls:
+    calls.write(json.dumps(call) + "\\n")
+if arguments[:2] == ["pr", "list"]:
+    print((here / "open").read_text(), end="")
+"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What `gh` was asked to do."""
+
+    arguments: list[str]
+    token: str
+    body: str | None
+
+
+class Runner:
+    """A machine that runs jobs, with a `gh` that has nobody to talk to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.programs = directory / "bin"
+        self.programs.mkdir(parents=True)
+        (self.programs / "gh").write_text(GH)
+        (self.programs / "gh").chmod(0o755)
+        self.pull_request_is_open("")
+
+    def pull_request_is_open(self, number: str) -> None:
+        """Let `gh pr list` find it; "" for none."""
+        (self.programs / "open").write_text(number)
+
+    def calls(self) -> list[Call]:
+        """What `gh` was asked since the last time."""
+        file = self.programs / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return [Call(**json.loads(line)) for line in lines]
+
+    def run(self, checkout: Path, job: Mapping[str, Any], **secrets: str) -> tuple[int, str]:
+        """Run the steps with a `run:` up to one that fails; its exit status, what all have said."""
+        known = {f"secrets.{name}": value for name, value in secrets.items()}
+        said = ""
+        for step in job["steps"]:
+            if "run" not in step or not holds(step.get("if"), known):
+                continue
+            output = self.directory / "output"
+            output.write_text("")
+            script = self.directory / "step.sh"
+            script.write_text(step["run"])
+            variables = {**job.get("env", {}), **step.get("env", {})}
+            done = subprocess.run(
+                ["bash", "-e", script],
+                cwd=checkout,
+                env=self.environment(output)
+                | {name: expand(value, known) for name, value in variables.items()},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            said += done.stdout
+            if done.returncode:
+                return done.returncode, said
+            for line in output.read_text().splitlines():
+                name, _, value = line.partition("=")
+                known[f"steps.{step['id']}.outputs.{name}"] = value
+        return 0, said
+
+    def environment(self, output: Path) -> dict[str, str]:
+        """A runner's: no identity, no settings of anybody."""
+        clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+        path = [str(self.programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+        return clean | {
+            "PATH": os.pathsep.join(path),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_SYSTEM": os.devnull,
+            "GITHUB_OUTPUT": str(output),
+            "RUNNER_TEMP": str(self.directory),
+            "UV_OFFLINE": "1",  # what it needs has been fetched before
+            "UV_PYTHON": sys.executable,
+        }
+
+
+def expand(value: str, known: Mapping[str, str]) -> str:
+    """Put in what is known for each expression; what is not known is empty, as on GitHub."""
+    return re.sub(r"\$\{\{ (\S+) \}\}", lambda found: known.get(found[1], ""), value)
+
+
+def holds(condition: str | None, known: Mapping[str, str]) -> bool:
+    """Whether a step's `if:` lets it run."""
+    if condition is None:
+        return True
+    comparison = re.fullmatch(r"(\S+) == '(.*)'", condition)
+    assert comparison, f"not understood here: {condition}"
+    return known.get(comparison[1], "") == comparison[2]
+
+
+def job(workflow: Path, name: str) -> dict[str, Any]:
+    """A job of a workflow."""
+    jobs: dict[str, dict[str, Any]] = yaml.safe_load(workflow.read_text())["jobs"]
+    return jobs[name]
