@@ -67,6 +67,7 @@ def main() -> None:
     one, *_, other = sorted(os.sched_getaffinity(0))
     with TemporaryDirectory() as directory:
         project = rendered(Path(directory))
+        project.uv("sync", "--quiet", "--no-dev")
         port = free_port()
         command, environment = start_command(project, f"{project.package}.app:app", port)
         command = ["taskset", "--cpu-list", str(one), *command]
@@ -89,12 +90,12 @@ def main() -> None:
 
 
 def rendered(directory: Path) -> Project:
+    """The service of the documentation, below an empty directory."""
     os.environ["COPIER_SETTINGS_PATH"] = str(directory / "settings.yml")
     Path(directory, "settings.yml").write_text("{}\n")
     project = Project(directory / "service")
     answers = {"project_name": "Orders API", "deployment": "kubernetes"}
     render(snapshot(directory / "template"), project.path, answers)
-    project.uv("sync", "--quiet", "--no-dev")
     return project
 
 
