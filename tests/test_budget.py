@@ -1,10 +1,8 @@
 """One timeout is asked for; every other one leaves it the time it needs."""
 
-import ast
 import itertools
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -13,23 +11,13 @@ from .conftest import Render
 from .harness import host
 from .harness.project import Project
 from .harness.server import start_command
+from .harness.source import constants
 
 LIFESPAN_SECONDS = 5
 """What the end of the lifespan is given, at the least."""
 
 each_budget = pytest.mark.parametrize("seconds", [1, 30, 300])
 only_on_vm = pytest.mark.parametrize("target", ["vm"], indirect=True)
-
-
-def constants(file: Path) -> dict[str, Any]:
-    """The literals that a module names at its top."""
-    return {
-        target.id: ast.literal_eval(node.value)
-        for node in ast.parse(file.read_text()).body
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
 
 
 def serving(project: Project) -> Path:
@@ -64,6 +52,10 @@ def test_a_pod_may_live_as_long_as_its_shutdown_takes(render: Render, seconds: i
         pre_stop + drain_seconds(project) + in_flight + LIFESPAN_SECONDS
     )
     assert int(options["--timeout-keep-alive"]) >= 75
+
+    route = yaml.safe_load((project.path / "deploy/kubernetes/base/httproute.yaml").read_text())
+    [rule] = route["spec"]["rules"]
+    assert seconds <= seconds_of(rule["timeouts"]["request"], r"^(\d+)s$") <= in_flight
 
 
 @only_on_vm

@@ -1,5 +1,6 @@
 """The Kubernetes manifests, as each overlay gives them to the cluster."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,11 +13,18 @@ from kubernetes_validate.utils import validate
 
 from .conftest import Render
 from .harness.project import Project
+from .harness.server import serve
 
 KUBERNETES = ("1.30", "1.37")
 """The oldest and the newest minor version that is supported: 1.30 has preStop.sleep by default."""
 
 PORT = 8000
+METRICS_PORT = 9090
+
+CUSTOM = ("HTTPRoute", "PodMonitor")
+"""Kinds that Kubernetes itself has no schema of."""
+
+only_on_kubernetes = pytest.mark.parametrize("target", ["kubernetes"], indirect=True)
 
 Manifest = dict[str, Any]
 
@@ -45,10 +53,10 @@ def nodes(tree: object, key: str) -> Iterator[Any]:
             yield from nodes(branch, key)
 
 
-@pytest.fixture(scope="module")
-def kubernetes(render: Render) -> Project:
-    """The project for Kubernetes."""
-    return render(deployment="kubernetes")
+@pytest.fixture(scope="module", params=["httproute", "ingress"])
+def kubernetes(render: Render, request: pytest.FixtureRequest) -> Project:
+    """The project for Kubernetes, with each kind of route."""
+    return render(deployment="kubernetes", route=request.param)
 
 
 @pytest.fixture(scope="module", params=["staging", "production"])
@@ -80,14 +88,30 @@ def container(pod: Manifest) -> Manifest:
 
 @pytest.mark.parametrize("version", KUBERNETES)
 def test_kubernetes_knows_every_field(manifests: list[Manifest], version: str) -> None:
-    for manifest in manifests:
+    known = [manifest for manifest in manifests if manifest["kind"] not in CUSTOM]
+
+    assert len(known) >= 8
+    for manifest in known:
         assert validate(manifest, version, strict=True) == version
 
 
-def test_the_oldest_kubernetes_is_named_to_whoever_deploys(kubernetes: Project) -> None:
-    readme = (kubernetes.path / "deploy/README.md").read_text()
+def test_the_supported_kubernetes_is_named_to_whoever_deploys(kubernetes: Project) -> None:
+    readme = " ".join((kubernetes.path / "deploy/README.md").read_text().split())
 
-    assert f"Kubernetes {KUBERNETES[0]} or later" in readme
+    assert f"Kubernetes {KUBERNETES[0]} to {KUBERNETES[1]}" in readme
+
+
+def test_only_the_component_needs_the_prometheus_operator(
+    overlay: Path, manifests: list[Manifest], tmp_path: Path
+) -> None:
+    [monitor] = of_kind("PodMonitor", manifests)
+    shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
+    text, left_out = re.subn(r"components:\n  - .*\n", "", kustomization.read_text())
+    kustomization.write_text(text)
+
+    assert left_out == 1
+    assert kustomize(kustomization.parent) == [m for m in manifests if m != monitor]
 
 
 def test_a_selector_finds_the_pods_of_every_version(
@@ -101,9 +125,9 @@ def test_a_selector_finds_the_pods_of_every_version(
         for selector in nodes(manifests, key)
     ]
 
-    assert len(selectors) >= 2
+    assert len(selectors) == 8  # also those of the topology, and the policy's own for DNS
     for selector in selectors:
-        assert selector.items() <= labels.items()
+        assert selector.items() <= labels.items() or selector == {"k8s-app": "kube-dns"}
         assert not any("version" in label for label in selector)
 
 
@@ -118,12 +142,19 @@ def test_three_probes_ask_the_port_of_the_server(container: Manifest, kubernetes
         "readiness": {"path": "/health/ready", "port": "http"},
         "liveness": {"path": "/health/live", "port": "http"},
     }
-    assert {"name": "http", "containerPort": PORT} in container["ports"]
+    assert container["ports"] == [
+        {"name": "http", "containerPort": PORT},
+        {"name": "metrics", "containerPort": METRICS_PORT},
+    ]
     assert f'"--port", "{PORT}"' in (kubernetes.path / "Dockerfile").read_text()
 
 
-def test_the_pod_is_restricted(pod: Manifest, container: Manifest) -> None:
+def test_the_pod_is_restricted(
+    manifests: list[Manifest], pod: Manifest, container: Manifest
+) -> None:
     """The `restricted` pod security standard, and a root that can't be written."""
+    [namespace] = of_kind("Namespace", manifests)
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert pod["spec"]["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": 10001,
@@ -135,7 +166,10 @@ def test_the_pod_is_restricted(pod: Manifest, container: Manifest) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+    [account] = of_kind("ServiceAccount", manifests)
+    assert pod["spec"]["serviceAccountName"] == account["metadata"]["name"]
     assert pod["spec"]["automountServiceAccountToken"] is False
+    assert account["automountServiceAccountToken"] is False
     assert {*pod["spec"]} & {"hostNetwork", "hostPID", "hostIPC", "initContainers"} == set()
     for volume in pod["spec"]["volumes"]:
         assert volume.keys() - {"name"} <= {"emptyDir", "configMap", "secret", "projected"}
@@ -161,11 +195,162 @@ def test_an_overlay_says_in_which_environment_it_runs(
 
     assert config["data"]["ENVIRONMENT"] == overlay.name
     assert container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
+    [namespace] = of_kind("Namespace", manifests)
+    assert namespace["metadata"]["name"].endswith(f"-{overlay.name}")
     for manifest in manifests:
-        assert manifest["metadata"]["namespace"].endswith(f"-{overlay.name}")
+        if manifest != namespace:
+            assert manifest["metadata"]["namespace"] == namespace["metadata"]["name"]
 
 
 def test_an_overlay_names_its_image_once(overlay: Path, manifests: list[Manifest]) -> None:
     [image] = yaml.safe_load((overlay / "kustomization.yaml").read_text())["images"]
 
     assert list(nodes(manifests, "image")) == [f"{image['newName']}:{image['newTag']}"]
+
+
+def test_an_overlay_takes_a_digest(overlay: Path, tmp_path: Path) -> None:
+    shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
+    digest = f"sha256:{'0' * 64}"
+    text, named = re.subn(r"newTag: .*", f"digest: {digest}", kustomization.read_text())
+    kustomization.write_text(text)
+
+    [image] = nodes(kustomize(kustomization.parent), "image")
+
+    assert named == 1
+    assert image.endswith(f"@{digest}")
+
+
+def test_the_autoscaler_alone_counts_the_pods(manifests: list[Manifest]) -> None:
+    [deployment] = of_kind("Deployment", manifests)
+    [scaler] = of_kind("HorizontalPodAutoscaler", manifests)
+    reference = scaler["spec"]["scaleTargetRef"]
+
+    assert "replicas" not in deployment["spec"]
+    assert reference == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": deployment["kind"],
+        "name": deployment["metadata"]["name"],
+    }
+    assert 2 <= scaler["spec"]["minReplicas"] < scaler["spec"]["maxReplicas"]
+    [up] = scaler["spec"]["behavior"]["scaleUp"]["policies"]
+    [down] = scaler["spec"]["behavior"]["scaleDown"]["policies"]
+    assert up["value"] / up["periodSeconds"] > 10 * down["value"] / down["periodSeconds"]
+
+
+def test_a_node_can_be_drained(manifests: list[Manifest]) -> None:
+    """At the least number of pods one of them may go, and a broken one at any time."""
+    [budget] = of_kind("PodDisruptionBudget", manifests)
+    [scaler] = of_kind("HorizontalPodAutoscaler", manifests)
+
+    assert budget["spec"]["maxUnavailable"] == 1 < scaler["spec"]["minReplicas"]
+    assert "minAvailable" not in budget["spec"]
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_the_network_is_closed_but_for_what_is_named(
+    manifests: list[Manifest], container: Manifest
+) -> None:
+    [policy] = of_kind("NetworkPolicy", manifests)
+    incoming = [
+        (peer["namespaceSelector"]["matchLabels"], [port["port"] for port in rule["ports"]])
+        for rule in policy["spec"]["ingress"]
+        for peer in rule["from"]
+    ]
+    [outgoing] = policy["spec"]["egress"]
+
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert incoming == [
+        ({"kubernetes.io/metadata.name": "ingress"}, [PORT]),
+        ({"kubernetes.io/metadata.name": "monitoring"}, [METRICS_PORT]),
+    ]
+    assert {port["port"] for port in outgoing["ports"]} == {53}
+    assert all(outgoing["to"]), "an empty peer is everybody"
+
+
+def test_a_route_leads_to_the_service(overlay: Path, manifests: list[Manifest]) -> None:
+    """And its host is the overlay's own. The route is of the kind that was asked for."""
+    [service] = of_kind("Service", manifests)
+    name, [port] = service["metadata"]["name"], service["spec"]["ports"]
+    host = "zebra-9-ledger-staging" if overlay.name == "staging" else "zebra-9-ledger"
+    [route] = [m for m in manifests if m["kind"] in ("HTTPRoute", "Ingress")]
+
+    if route["kind"] == "HTTPRoute":
+        assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
+        assert route["spec"] == {
+            "parentRefs": [{"name": "public", "namespace": "ingress"}],
+            "hostnames": [f"{host}.example.com"],
+            "rules": [
+                {
+                    "backendRefs": [{"name": name, "port": port["port"]}],
+                    "timeouts": {"request": "30s"},
+                }
+            ],
+        }
+    else:
+        [rule], [tls] = route["spec"]["rules"], route["spec"]["tls"]
+        [path] = rule["http"]["paths"]
+        assert rule["host"] == f"{host}.example.com"
+        assert tls == {"secretName": f"{name}-tls", "hosts": [rule["host"]]}
+        assert path["backend"] == {"service": {"name": name, "port": {"name": port["name"]}}}
+        assert "annotations" not in route["metadata"], "those are of one controller"
+        assert "ingressClassName" not in route["spec"]
+
+
+def test_prometheus_is_sent_to_the_metrics_port(
+    manifests: list[Manifest], pod: Manifest, container: Manifest
+) -> None:
+    [monitor] = of_kind("PodMonitor", manifests)
+
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert monitor["spec"] == {
+        "selector": {"matchLabels": pod["metadata"]["labels"]},
+        "podMetricsEndpoints": [{"port": "metrics"}],
+    }
+
+
+def test_pods_are_spread_but_never_kept_waiting_for_it(pod: Manifest) -> None:
+    spread = {rule["topologyKey"]: rule for rule in pod["spec"]["topologySpreadConstraints"]}
+
+    assert spread.keys() == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+    for rule in spread.values():
+        assert rule["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert rule["matchLabelKeys"] == ["pod-template-hash"]
+
+
+@only_on_kubernetes
+@pytest.mark.parametrize("by_manifest", [True, False], ids=["manifest", "without"])
+def test_a_pod_has_one_process_whatever_its_configuration_says(
+    project: Project, tmp_path: Path, by_manifest: bool
+) -> None:
+    """uvicorn starts WEB_CONCURRENCY processes; without the manifest's `env`, it does."""
+    base = yaml.safe_load((project.path / "deploy/kubernetes/base/deployment.yaml").read_text())
+    [container] = base["spec"]["template"]["spec"]["containers"]
+    variables = {"WEB_CONCURRENCY": "2"}  # the ConfigMap's, say: what is in `env` beats it
+    if by_manifest:
+        variables |= {variable["name"]: variable["value"] for variable in container["env"]}
+
+    with serve(project, tmp_path / "log", env=variables) as server:
+        process = server.process.pid
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+
+    assert len(children) == 0 if by_manifest else len(children) >= 2
+
+
+@only_on_kubernetes
+@pytest.mark.parametrize(
+    ("network", "client"), [("127.0.0.0/8", "203.0.113.9"), ("10.0.0.0/8", "127.0.0.1")]
+)
+def test_the_network_of_the_ingress_says_who_the_client_is_and_no_other(
+    render: Render, project: Project, tmp_path: Path, network: str, client: str
+) -> None:
+    rendered = render(deployment="kubernetes", proxy_network=network)
+    [config] = of_kind(
+        "ConfigMap", kustomize(rendered.path / "deploy/kubernetes/overlays/production")
+    )
+
+    with serve(project, tmp_path / "log", env=config["data"]) as server:
+        server.get("/somewhere", **{"X-Forwarded-For": "203.0.113.9"})
+
+        server.wait_for_log('"GET /somewhere')
+        assert re.search(rf'{client}:\d+ - "GET /somewhere', server.log)

@@ -26,6 +26,7 @@ def copy(template: Path, destination: Path, *data: str) -> subprocess.CompletedP
 
 
 UNUSABLE_NAME = "Validation error for question 'project_name': start with a letter; ASCII letters"
+UNUSABLE_NETWORK = "'proxy_network': an IPv4 network without host bits such as 10.244.0.0/16"
 
 
 @pytest.mark.parametrize(
@@ -54,12 +55,23 @@ UNUSABLE_NAME = "Validation error for question 'project_name': start with a lett
         ("request_timeout_seconds", "0", "'request_timeout_seconds': between 1 and 3600"),
         ("request_timeout_seconds", "3601", "'request_timeout_seconds': between 1 and 3600"),
         ("request_timeout_seconds", "soon", "invalid literal for int() with base 10: 'soon'"),
+        ("route", "nodeport", "'route': 'nodeport' is not in ['httproute', 'ingress']"),
+        ("proxy_network", "*", UNUSABLE_NETWORK),
+        ("proxy_network", "", UNUSABLE_NETWORK),
+        ("proxy_network", "0.0.0.0/0", UNUSABLE_NETWORK),
+        ("proxy_network", "10.0.0.0", UNUSABLE_NETWORK),
+        ("proxy_network", "10.0.0.1/8", UNUSABLE_NETWORK),
+        ("proxy_network", "10.0.0.64/25", UNUSABLE_NETWORK),
+        ("proxy_network", "10.0.0.0/33", UNUSABLE_NETWORK),
+        ("proxy_network", "10.256.0.0/16", UNUSABLE_NETWORK),
+        ("proxy_network", "010.0.0.0/8", UNUSABLE_NETWORK),
+        ("proxy_network", "10.0.0.0/8\n", UNUSABLE_NETWORK),
     ],
 )
 def test_a_bad_answer_is_refused_with_a_line(
     template: Path, tmp_path: Path, question: str, answer: str, line: str
 ) -> None:
-    answers = {"project_name": "Orders API", "deployment": "vm", question: answer}
+    answers = {"project_name": "Orders API", "deployment": "kubernetes", question: answer}
 
     with pytest.raises(ValueError, match=re.escape(line)) as refusal:
         render(template, tmp_path / "shop", answers)

@@ -169,8 +169,10 @@ def test_only_questions_are_stored(render: Render, target: str) -> None:
         "package_name",
         "project_name",
         "project_slug",
+        "proxy_network",
         "python_version",
         "request_timeout_seconds",
+        "route",
     }
 
 

@@ -1,0 +1,1 @@
+"""What is measured, not tested: figures for decisions. Noisy machines are no reason to fail."""

@@ -1,0 +1,134 @@
+"""How long the probes wait and how much memory it takes, while clients pull large bodies.
+
+    .venv/bin/python -m bench.probes [SIZE_KB [CLIENTS [SECONDS]]]
+
+The rendered service, as its image starts it, has one core to itself. The clients (wrk, gzip) and
+the prober share another; the prober opens a connection each time, as the kubelet does.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+from tests.harness.project import Project
+from tests.harness.server import Server, free_port, launch, start_command
+from tests.harness.template import render, snapshot
+
+GZIP = "Accept-Encoding: gzip"
+PROBE_EVERY_SECONDS = 0.05
+MIB = 1024
+
+
+@dataclass
+class Memory:
+    """The most memory that a process was seen to hold, in KiB."""
+
+    rss: int = 0
+    pss: int = 0
+
+    def look(self, process: int) -> None:
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        seen = {name: int(kib) for name, kib in re.findall(r"^(\w+): +(\d+) kB$", rollup, re.M)}
+        self.rss, self.pss = max(self.rss, seen["Rss"]), max(self.pss, seen["Pss"])
+
+    def __str__(self) -> str:
+        return f"PSS {self.pss / MIB:.0f} MiB, RSS {self.rss / MIB:.0f} MiB"
+
+
+@dataclass
+class Waits:
+    """How long the answers of a probe took, in milliseconds."""
+
+    path: str
+    milliseconds: list[float] = field(default_factory=list)
+
+    def ask(self, server: Server) -> None:
+        started = time.perf_counter()
+        answer = server.get(self.path)
+        self.milliseconds.append((time.perf_counter() - started) * 1000)
+        assert answer.status == 200, answer
+
+    def __str__(self) -> str:
+        ordered = sorted(self.milliseconds)
+        p50, p99 = (ordered[int(len(ordered) * share)] for share in (0.5, 0.99))
+        figures = f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, slowest {ordered[-1]:.1f} ms"
+        return f"{self.path}: {figures} of {len(ordered)}"
+
+
+def main() -> None:
+    size_kb, clients, seconds = [*map(int, sys.argv[1:]), *(900, 20, 30)[len(sys.argv) - 1 :]]
+    one, *_, other = sorted(os.sched_getaffinity(0))
+    with TemporaryDirectory() as directory:
+        project = rendered(Path(directory))
+        project.uv("sync", "--quiet", "--no-dev")
+        port = free_port()
+        command, environment = start_command(project, f"{project.package}.app:app", port)
+        command = ["taskset", "--cpu-list", str(one), *command]
+        environment["ENVIRONMENT"] = "production"
+        log = Path(directory, "log")
+        with launch(project, command, log, port, environment) as server:
+            server.wait_until_ready()
+            os.sched_setaffinity(0, {other})
+            idle, busy = Memory(), Memory()
+            idle.look(server.process.pid)
+            print(f"idle: {idle}")
+            probes = [Waits("/health/live"), Waits("/health/ready")]
+            report = under_load(
+                server, f"/large-response?size_kb={size_kb}", clients, seconds, probes, busy
+            )
+        print(f"{clients} clients pull {size_kb} KiB for {seconds} s: {busy}")
+        print(*probes, sep="\n")
+        print(*re.findall(r"Requests/sec.*|Socket errors.*|Non-2xx.*", report), sep="\n")
+        print(f"the manifest: {allowed(project)}")
+
+
+def rendered(directory: Path) -> Project:
+    """The service of the documentation, below an empty directory."""
+    os.environ["COPIER_SETTINGS_PATH"] = str(directory / "settings.yml")
+    Path(directory, "settings.yml").write_text("{}\n")
+    project = Project(directory / "service")
+    answers = {"project_name": "Orders API", "deployment": "kubernetes"}
+    render(snapshot(directory / "template"), project.path, answers)
+    return project
+
+
+def under_load(
+    server: Server, path: str, clients: int, seconds: int, probes: list[Waits], memory: Memory
+) -> str:
+    """What wrk reports; meanwhile the probes ask and the memory is looked at."""
+    url = f"http://127.0.0.1:{server.port}{path}"
+    options = ["--threads=1", f"--connections={clients}", f"--duration={seconds}s"]
+    options += ["--timeout=30s", f"--header={GZIP}"]
+    with subprocess.Popen(["wrk", *options, url], stdout=subprocess.PIPE, text=True) as wrk:
+        while wrk.poll() is None:
+            for probe in probes:
+                probe.ask(server)
+            memory.look(server.process.pid)
+            time.sleep(PROBE_EVERY_SECONDS)
+        assert wrk.stdout
+        return wrk.stdout.read()
+
+
+def allowed(project: Project) -> str:
+    """What the manifest grants the probes and the process."""
+    file = project.path / "deploy/kubernetes/base/deployment.yaml"
+    [container] = yaml.safe_load(file.read_text())["spec"]["template"]["spec"]["containers"]
+    timeouts = {
+        name: container[f"{name}Probe"]["timeoutSeconds"] for name in ("liveness", "readiness")
+    }
+    resources = container["resources"]
+    return (
+        f"liveness {timeouts['liveness']} s, readiness {timeouts['readiness']} s, memory "
+        f"{resources['requests']['memory']} requested, {resources['limits']['memory']} at the most"
+    )
+
+
+if __name__ == "__main__":
+    main()
