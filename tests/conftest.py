@@ -77,7 +77,7 @@ def production(render: Render) -> Iterator[pods.Deployment]:
     slug = f"ledger-{uuid.uuid4().hex[:8]}"
     project = render(deployment="kubernetes", project_slug=slug, request_timeout_seconds=5)
     deployment = pods.Deployment.production(project)
-    with pods.image(project, deployment):
+    with pods.image(deployment):
         yield deployment
 
 

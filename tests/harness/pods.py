@@ -4,6 +4,7 @@ Needs Linux, root, and what `missing_tools` looks for. A pod has a network of it
 but its loopback, so any number of them listen on the same port and none is reached from outside.
 """
 
+import copy
 import http.client
 import os
 import shutil
@@ -12,8 +13,8 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def missing_tools() -> list[str]:
 class Deployment:
     """The Deployment of an overlay and its ConfigMaps, as `kubectl apply -k` sends them."""
 
+    project: Project
     manifest: Manifest
     config: list[Manifest]
 
@@ -54,7 +56,13 @@ class Deployment:
         output = project.run("kubectl", "kustomize", "deploy/kubernetes/overlays/production").stdout
         manifests = list(yaml.safe_load_all(output))
         [deployment] = [each for each in manifests if each["kind"] == "Deployment"]
-        return cls(deployment, [each for each in manifests if each["kind"] == "ConfigMap"])
+        return cls(project, deployment, [each for each in manifests if each["kind"] == "ConfigMap"])
+
+    def with_command(self, *command: str) -> "Deployment":
+        """The same, but for the command that its container runs."""
+        manifest = copy.deepcopy(self.manifest)
+        manifest["spec"]["template"]["spec"]["containers"][0]["command"] = list(command)
+        return replace(self, manifest=manifest)
 
     @property
     def spec(self) -> Manifest:
@@ -104,9 +112,14 @@ class Pod:
 
     name: str
     container: Container
-    namespace: Path
-    """Its network namespace."""
+    pid: int
+    """Its first process, as the host numbers it."""
     port: int
+
+    @property
+    def namespace(self) -> Path:
+        """Its network namespace, while that process lives."""
+        return Path(f"/proc/{self.pid}/ns/net")
 
     def get(self, path: str, **headers: str) -> Answer:
         """Ask it, over a connection of its own; raises `OSError` when it doesn't answer."""
@@ -121,11 +134,10 @@ class Pod:
         """Return once it is ready; raises `AssertionError` with its log when it never is."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            try:
+            with suppress(OSError, http.client.HTTPException):
                 if self.get("/health/ready").status == 200:
                     return
-            except (OSError, http.client.HTTPException):
-                time.sleep(0.02)
+            time.sleep(0.02)
         raise AssertionError(f"not ready:\n{self.container.logs()}")
 
     def wait_for_log(self, text: str) -> None:
@@ -138,8 +150,9 @@ class Pod:
 
 
 @contextmanager
-def image(project: Project, deployment: Deployment) -> Iterator[None]:
+def image(deployment: Deployment) -> Iterator[None]:
     """Build the project's image, under the name that the manifest has for it, for the block."""
+    project = deployment.project
     project.uv("lock", "--quiet")
     images.ensure_bases(project.path / "Dockerfile")
     images.build(project.path, deployment.container["image"])
@@ -156,8 +169,8 @@ def run(deployment: Deployment) -> Iterator[Pod]:
     container = Container(f"{name}-{deployment.container['name']}")
     try:
         _play([*deployment.config, deployment.pod(name)])
-        pid = _podman("container", "inspect", "--format={{.State.Pid}}", container.name).strip()
-        pod = Pod(name, container, Path(f"/proc/{pid}/ns/net"), deployment.port)
+        pid = _podman("container", "inspect", "--format={{.State.Pid}}", container.name)
+        pod = Pod(name, container, int(pid), deployment.port)
         pod.wait_until_ready()
         yield pod
     finally:
