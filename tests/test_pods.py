@@ -1,4 +1,8 @@
-"""A pod of the production overlay: restricted as it says, serving, drained on SIGTERM."""
+"""A pod of the production overlay: restricted as it says, serving, drained on SIGTERM.
+
+Its seccomp profile and its missing service-account token are podman's doing, whatever the manifest
+says: `test_manifests.py` looks at those.
+"""
 
 import gzip
 import json
@@ -33,7 +37,6 @@ def test_the_process_has_no_rights(pod: Pod, production: Deployment) -> None:
     assert fields["Uid"].split() == fields["Gid"].split() == [user] * 4
     assert {int(fields[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}
     assert fields["NoNewPrivs"] == "1"
-    assert fields["Seccomp"] == "2", "filtered"
 
 
 def test_nothing_can_be_written_but_tmp(pod: Pod) -> None:
@@ -49,10 +52,6 @@ def test_its_memory_is_limited(pod: Pod, production: Deployment) -> None:
 
     mebibytes = production.container["resources"]["limits"]["memory"].removesuffix("Mi")
     assert int(limit) == int(mebibytes) * 2**20
-
-
-def test_it_cannot_speak_to_the_cluster(pod: Pod) -> None:
-    assert pod.container.exec(["test", "-e", "/var/run/secrets"]).returncode == 1
 
 
 def test_it_passes_the_probes_of_its_manifest(pod: Pod, production: Deployment) -> None:

@@ -15,7 +15,7 @@ from .harness.pods import Deployment
 REPEATS = 5 if os.environ.get("DEMAND_EVERY_TIER") else 1
 REQUESTS = 20_000
 RATE = 1_500  # a second: about as many while the pods are replaced
-PATHS = ["/health/live", "/large-response?size_kb=4", "/large-response?size_kb=64"]
+PATHS = [*["/health/live", "/large-response?size_kb=4"] * 4, "/large-response?size_kb=64"]
 
 # On one line, because podman can't read back what it makes of several. The options follow.
 UVICORN_WITHOUT_THE_DRAIN = (
