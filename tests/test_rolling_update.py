@@ -68,7 +68,8 @@ def update_under_load(
 def test_no_request_fails(running: Cluster, repeat: int) -> None:
     codes, tally = update_under_load(running)
 
-    assert tally == Tally(answered=tally.answered)
+    assert tally.answered >= REQUESTS
+    assert tally == Tally(answered=tally.answered), "and nothing else"
     assert codes == [0, 0], "each ended by itself, before its grace period did"
 
 
