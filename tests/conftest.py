@@ -1,12 +1,14 @@
 """What the tests share: the template as a clone, rendered projects, and no tier left out."""
 
 import os
+import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from pytest_copie.plugin import Copie
 
+from .harness import pods
 from .harness.project import Project
 from .harness.template import LATEST, git, questions, snapshot
 
@@ -70,6 +72,19 @@ def project(render: Render, target: str) -> Project:
     project = render(deployment=target)
     project.uv("sync", "--quiet")
     return project
+
+
+@pytest.fixture(scope="session")
+def production(render: Render) -> Iterator[pods.Deployment]:
+    """What runs in production on Kubernetes, with a short budget; its image is built."""
+    if missing := pods.missing_tools():
+        pytest.skip(f"no pods without {', '.join(missing)}")
+    # A name of its own for the image, whatever else is tested on this machine meanwhile.
+    slug = f"ledger-{uuid.uuid4().hex[:8]}"
+    project = render(deployment="kubernetes", project_slug=slug, request_timeout_seconds=5)
+    deployment = pods.Deployment.production(project)
+    with pods.image(deployment):
+        yield deployment
 
 
 @pytest.hookimpl(wrapper=True)

@@ -127,6 +127,11 @@ class Container:
         """The exit code; raises `subprocess.TimeoutExpired` after `timeout` seconds."""
         return int(_output(*PODMAN, "wait", self.name, timeout=timeout))
 
+    def stop(self, seconds: int) -> int:
+        """Ends it for good, with SIGTERM and `seconds` later SIGKILL; returns the exit code."""
+        _output(*PODMAN, "stop", f"--time={seconds}", self.name)
+        return self.wait(timeout=10)
+
     def exec(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Runs a command inside; a failure is for the caller to see in `returncode`."""
         command = [*PODMAN, "exec", self.name, *argv]

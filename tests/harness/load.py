@@ -2,6 +2,9 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
+
+from . import network
 
 
 @dataclass
@@ -18,12 +21,26 @@ class Tally:
 
 
 class Load:
-    """Keep-alive clients that send one request after the other until told to stop."""
+    """Keep-alive clients that send one request after the other until told to stop.
 
-    def __init__(self, port: int, paths: list[str], connections: int = 16) -> None:
+    At most `rate` requests a second, to the loopback of this or of another network `namespace`.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        paths: list[str],
+        connections: int = 16,
+        *,
+        rate: float | None = None,
+        namespace: Path | None = None,
+    ) -> None:
         self.tally = Tally()
         self._port = port
         self._paths = paths
+        self._interval = 1 / rate if rate else 0
+        self._due = 0.0
+        self._namespace = namespace
         self._stopping = False
         self._clients = [asyncio.create_task(self._client(n)) for n in range(connections)]
 
@@ -44,7 +61,7 @@ class Load:
     async def _client(self, number: int) -> None:
         while not self._stopping:
             try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                reader, writer = await self._connect()
             except OSError:
                 self.tally.refused += 1
                 await asyncio.sleep(0.02)
@@ -57,10 +74,23 @@ class Load:
             finally:
                 writer.close()
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._namespace is None:
+            return await asyncio.open_connection("127.0.0.1", self._port)
+        return await asyncio.open_connection(sock=network.connect(self._port, self._namespace))
+
+    async def _turn(self) -> None:
+        """Return when a request is due; time that was lost is not made up for."""
+        now = asyncio.get_running_loop().time()
+        self._due = max(self._due + self._interval, now)
+        await asyncio.sleep(self._due - now)
+
     async def _request(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Send one request, read the whole response; whether the connection may be used again."""
+        if self._interval:
+            await self._turn()
         path = self._paths[number % len(self._paths)]
         writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()

@@ -1,0 +1,97 @@
+"""A pod of the production overlay: restricted as it says, serving, drained on SIGTERM.
+
+Its seccomp profile and its missing service-account token are podman's doing, whatever the manifest
+says: `test_manifests.py` looks at those.
+"""
+
+import gzip
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from .harness import network, pods
+from .harness.pods import Deployment, Pod
+
+
+@pytest.fixture
+def pod(production: Deployment) -> Iterator[Pod]:
+    """A pod that is ready."""
+    with pods.run(production) as pod:
+        yield pod
+
+
+def read(pod: Pod, *files: str) -> str:
+    """The contents of those of its files that are there."""
+    return pod.container.exec(["cat", *files]).stdout
+
+
+def test_the_process_has_no_rights(pod: Pod, production: Deployment) -> None:
+    status = read(pod, "/proc/1/status")
+
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    user = str(production.spec["securityContext"]["runAsUser"])
+    assert user != "0"
+    assert fields["Uid"].split() == fields["Gid"].split() == [user] * 4
+    assert {int(fields[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {0}
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_nothing_can_be_written_but_tmp(pod: Pod) -> None:
+    written = pod.container.exec(["touch", "/x", "/app/x", "/home/x", "/tmp/x"])
+
+    assert written.stderr.count("Read-only file system") == 3
+    assert pod.container.exec(["ls", "/tmp"]).stdout == "x\n"
+
+
+def test_its_memory_is_limited(pod: Pod, production: Deployment) -> None:
+    cgroup = "/sys/fs/cgroup"
+    limit = read(pod, f"{cgroup}/memory.max", f"{cgroup}/memory/memory.limit_in_bytes")
+
+    mebibytes = production.container["resources"]["limits"]["memory"].removesuffix("Mi")
+    assert int(limit) == int(mebibytes) * 2**20
+
+
+def test_it_passes_the_probes_of_its_manifest(pod: Pod, production: Deployment) -> None:
+    for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+        probe = production.container[kind]["httpGet"]
+        assert probe["port"] == "http"
+        assert pod.get(probe["path"]).status == 200
+
+
+def test_it_serves_on_uvloop_and_httptools(pod: Pod) -> None:
+    plain = pod.get("/large-response?size_kb=900")
+    packed = pod.get("/large-response?size_kb=900", **{"Accept-Encoding": "gzip"})
+
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    assert len(packed.body) < len(plain.body) / 4
+    assert "Runs on event loop uvloop, HTTP parser httptools" in pod.container.logs()
+
+
+def test_it_finishes_a_download_before_it_goes(pod: Pod, production: Deployment) -> None:
+    with (
+        ThreadPoolExecutor() as kubelet,
+        network.connect(pod.port, pod.namespace, receive_buffer=4096) as download,
+    ):
+        download.sendall(b"GET /large-response?size_kb=4096 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = download.recv(100)  # the rest stays in the server
+
+        stopped = kubelet.submit(pod.container.stop, production.grace_seconds)
+        while (ready := pod.get("/health/ready")).status == 200:
+            time.sleep(0.02)
+        live = pod.get("/health/live")
+        pod.wait_for_log("Waiting for connections to close")
+        received += b"".join(iter(lambda: download.recv(2**16), b""))
+
+        assert stopped.result() == 0
+
+    assert (ready.status, json.loads(ready.body)) == (503, {"status": "draining"})
+    assert live.status == 200
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert f"content-length: {len(body)}".encode() in head.lower()
+    assert "Application shutdown complete" in pod.container.logs()
