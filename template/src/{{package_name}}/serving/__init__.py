@@ -5,6 +5,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from . import errors, health
 from .lifecycle import Lifecycle
+from .metrics import Metrics
 from .readiness import Readiness
 from .settings import Environment, ServingSettings, load
 
@@ -20,4 +21,5 @@ def install(app: FastAPI, settings: ServingSettings) -> None:
 
     # The last one added is the first to see a request.
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
-    app.add_middleware(Lifecycle, environment=settings.environment, readiness=readiness)
+    app.add_middleware(Metrics)
+    app.add_middleware(Lifecycle, settings=settings, readiness=readiness)

@@ -2,13 +2,18 @@
 
 import logging
 import threading
+from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .drain import drain_before_shutdown
+from .exposition import expose
 from .readiness import Availability, Readiness
 from .runtime import Runtime, running_server
-from .settings import Environment
+from .settings import Environment, ServingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger("uvicorn.error")
 
@@ -16,23 +21,26 @@ logger = logging.getLogger("uvicorn.error")
 class Lifecycle:
     """Checks the runtime before the application starts and follows it until it is drained."""
 
-    def __init__(self, app: ASGIApp, *, environment: Environment, readiness: Readiness) -> None:
+    def __init__(self, app: ASGIApp, *, settings: ServingSettings, readiness: Readiness) -> None:
         self.app = app
-        self.environment = environment
+        self.settings = settings
         self.readiness = readiness
+        self.stop_metrics: Callable[[], None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan":
             await self.app(scope, receive, send)
             return
 
-        if fault := self._check_runtime():
+        if fault := self._check_runtime() or await self._expose_metrics():
             await send({"type": "lifespan.startup.failed", "message": fault})
             raise RuntimeError(fault)
 
         async def send_and_follow(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._ready()
+            elif message["type"].startswith("lifespan.shutdown") and self.stop_metrics:
+                self.stop_metrics()
             await send(message)
 
         await self.app(scope, receive, send_and_follow)
@@ -44,12 +52,27 @@ class Lifecycle:
             logger.info("No server: a test client runs this on %s", runtime)
             return None
         fault = runtime.fault()
-        if fault and self.environment is Environment.PRODUCTION:
+        if fault and self.settings.environment is Environment.PRODUCTION:
             return f"ENVIRONMENT=production {fault}"
         if fault:
-            logger.warning("%s: %s", self.environment, fault)
+            logger.warning("%s: %s", self.settings.environment, fault)
         else:
             logger.info("Runs on %s", runtime)
+        return None
+
+    async def _expose_metrics(self) -> str | None:
+        """The line that stops the start when the port is taken; in development it is a warning."""
+        server = running_server()
+        if server is None:
+            return None
+        host, port = self.settings.metrics_host, self.settings.metrics_port
+        try:
+            self.stop_metrics = await expose(server, host, port)
+        except OSError as error:
+            fault = f"METRICS_HOST={host}, METRICS_PORT={port}: {error.strerror}"
+            if self.settings.environment is not Environment.DEVELOPMENT:
+                return fault
+            logger.warning("No metrics: %s", fault)
         return None
 
     def _ready(self) -> None:

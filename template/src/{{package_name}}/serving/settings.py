@@ -4,7 +4,7 @@ import sys
 from enum import StrEnum
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
 # uvicorn's own exit status for a failed start; a process manager takes it as final.
@@ -25,6 +25,8 @@ class ServingSettings(BaseSettings):
     """What serves the service. Each field is the environment variable of its name in upper case."""
 
     environment: Environment = Environment.DEVELOPMENT
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = Field(default=9090, ge=1, le=65535)
 
 
 def load(settings: type[SettingsT]) -> SettingsT:

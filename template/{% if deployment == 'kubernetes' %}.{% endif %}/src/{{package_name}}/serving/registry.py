@@ -1,0 +1,10 @@
+"""Where the metrics are: in this one process."""
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+SHARED_PORT = False
+
+
+def registry() -> CollectorRegistry:
+    """What this process has counted, and the process itself."""
+    return REGISTRY
