@@ -71,7 +71,8 @@ def start(image: str) -> Start:
                 probe.bind(("0.0.0.0", PORT))
             except OSError as error:
                 pytest.fail(f"the image needs port {PORT} of this machine: {error}")
-        with images.run(image, **{"env": {}, **options}) as container:
+        options["env"] = {"METRICS_PORT": "0", **options.get("env", {})}
+        with images.run(image, **options) as container:
             wait_until("Application startup complete", container)
             yield container
 

@@ -72,6 +72,18 @@ def test_it_serves_on_uvloop_and_httptools(pod: Pod) -> None:
     assert "Runs on event loop uvloop, HTTP parser httptools" in pod.container.logs()
 
 
+def test_its_metrics_are_on_a_port_of_their_own(pod: Pod, production: Deployment) -> None:
+    ports = {port["name"]: port["containerPort"] for port in production.container["ports"]}
+    pod.get("/large-response?size_kb=1")
+
+    metrics = pod.get_from(ports["metrics"], "/metrics")
+
+    counted = b'_count{method="GET",route="/large-response",status="200"} 1.0'
+    assert counted in metrics.body
+    assert pod.get("/metrics").status == 404
+    assert pod.get_from(ports["metrics"], "/health/live").status == 404
+
+
 def test_it_finishes_a_download_before_it_goes(pod: Pod, production: Deployment) -> None:
     with (
         ThreadPoolExecutor() as kubelet,

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,33 @@ def test_large_response_is_plain_or_compressed_as_asked(project: Project, tmp_pa
     assert junk.status == 422
     assert junk.headers["content-type"] == "application/problem+json"
     assert "server" not in plain.headers
+
+
+def test_the_metrics_port_tells_of_all_workers_exactly(project: Project, tmp_path: Path) -> None:
+    port = free_port()
+    env = {"WEB_CONCURRENCY": "4" if "vm" in project.answers["deployment"] else "1"}
+    with serve(project, tmp_path / "log", env={**env, "METRICS_PORT": str(port)}) as server:
+        for _ in range(40):
+            assert server.get("/large-response?size_kb=1").status == 200
+        metrics = replace(server, port=port)
+
+        counted = 'http_request_duration_seconds_count{method="GET",route="/large-response",'
+        for _ in range(5):  # any of the workers may answer
+            assert f'{counted}status="200"}} 40.0' in metrics.get("/metrics").body.decode()
+        assert server.get("/metrics").status == 404
+        assert metrics.get("/health/live").status == 404
+
+
+def test_a_taken_metrics_port_stops_the_start_with_a_line(project: Project, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, log = start_badly(project, tmp_path / "log", {}, {"METRICS_PORT": str(port)})
+
+    assert code == 3
+    assert f"METRICS_HOST=127.0.0.1, METRICS_PORT={port}: " in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/large-response?size_kb=4"])

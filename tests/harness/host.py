@@ -115,6 +115,7 @@ def run(project: Project, directory: Path) -> Iterator[Host]:
     unit, service = (read_unit(unit_file(project, kind)) for kind in ("socket", "service"))
     (path,), (start,) = unit["ListenStream"], service["ExecStart"]
     settings = [word for value in service["Environment"] for word in shlex.split(value)]
+    settings.append("METRICS_PORT=0")  # 9090 may be another's on this machine
     listen = ["systemd-socket-activate", f"--listen={path}"]
     listen += [f"--setenv={setting}" for setting in settings]
     command = [*PRIVATE_RUN, *listen, *RESTARTED, *shlex.split(installed_here(project, start))]

@@ -123,8 +123,12 @@ class Pod:
 
     def get(self, path: str, **headers: str) -> Answer:
         """Ask it, over a connection of its own; raises `OSError` when it doesn't answer."""
-        with closing(http.client.HTTPConnection(network.LOOPBACK, self.port)) as connection:
-            connection.sock = network.connect(self.port, self.namespace)
+        return self.get_from(self.port, path, **headers)
+
+    def get_from(self, port: int, path: str, **headers: str) -> Answer:
+        """Ask one of its ports."""
+        with closing(http.client.HTTPConnection(network.LOOPBACK, port)) as connection:
+            connection.sock = network.connect(port, self.namespace)
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}

@@ -26,7 +26,8 @@ class ServingSettings(BaseSettings):
 
     environment: Environment = Environment.DEVELOPMENT
     metrics_host: str = "127.0.0.1"
-    metrics_port: int = Field(default=9090, ge=1, le=65535)
+    metrics_port: int = Field(default=9090, ge=0, le=65535)
+    """0 is any port that is free, for tests."""
 
 
 def load(settings: type[SettingsT]) -> SettingsT:

@@ -17,4 +17,4 @@ def start_command(application: str, port: int) -> tuple[list[str], dict[str, str
     command[1] = application
     command[command.index("--host") + 1] = "127.0.0.1"
     command[command.index("--port") + 1] = str(port)
-    return command, {}
+    return command, {"METRICS_HOST": "127.0.0.1", "METRICS_PORT": "0"}

@@ -6,4 +6,4 @@ EXIT_AFTER_SIGTERM = 0
 def start_command(application: str, port: int) -> tuple[list[str], dict[str, str]]:
     """The command line and the environment."""
     command = ["gunicorn", "--config", "deploy/vm/gunicorn.conf.py", application]
-    return command, {"BIND": f"127.0.0.1:{port}"}
+    return command, {"BIND": f"127.0.0.1:{port}", "METRICS_PORT": "0"}
