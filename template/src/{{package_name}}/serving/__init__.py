@@ -20,4 +20,9 @@ def install(app: FastAPI, settings: ServingSettings) -> None:
 
     # The last one added is the first to see a request.
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
-    app.add_middleware(Lifecycle, environment=settings.environment, readiness=readiness)
+    app.add_middleware(
+        Lifecycle,
+        environment=settings.environment,
+        threads=settings.threads,
+        readiness=readiness,
+    )

@@ -1,8 +1,10 @@
 """From starting to drained: the checks before the service starts, and its readiness."""
 
 import logging
+import sys
 import threading
 
+from anyio.to_thread import current_default_thread_limiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .drain import drain_before_shutdown
@@ -12,13 +14,20 @@ from .settings import Environment
 
 logger = logging.getLogger("uvicorn.error")
 
+# How long a thread may compute before the event loop gets its turn: Python's 5 ms, times the
+# threads that compute, would pass between any two steps of a health check.
+SWITCH_SECONDS = 0.001
+
 
 class Lifecycle:
     """Checks the runtime before the application starts and follows it until it is drained."""
 
-    def __init__(self, app: ASGIApp, *, environment: Environment, readiness: Readiness) -> None:
+    def __init__(
+        self, app: ASGIApp, *, environment: Environment, threads: int, readiness: Readiness
+    ) -> None:
         self.app = app
         self.environment = environment
+        self.threads = threads
         self.readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,6 +38,9 @@ class Lifecycle:
         if fault := self._check_runtime():
             await send({"type": "lifespan.startup.failed", "message": fault})
             raise RuntimeError(fault)
+
+        current_default_thread_limiter().total_tokens = self.threads
+        sys.setswitchinterval(SWITCH_SECONDS)
 
         async def send_and_follow(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":

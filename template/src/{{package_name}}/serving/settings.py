@@ -4,7 +4,7 @@ import sys
 from enum import StrEnum
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
 # uvicorn's own exit status for a failed start; a process manager takes it as final.
@@ -25,6 +25,9 @@ class ServingSettings(BaseSettings):
     """What serves the service. Each field is the environment variable of its name in upper case."""
 
     environment: Environment = Environment.DEVELOPMENT
+    # Of a process, for plain functions and compression. Forty of them, anyio's default, starve the
+    # event loop and with it the health checks when they compute; more is for those that wait.
+    threads: int = Field(default=4, ge=1, le=1000)
 
 
 def load(settings: type[SettingsT]) -> SettingsT:
