@@ -1,6 +1,7 @@
 """Each target under its real server: what it refuses, what it serves, how it stops."""
 
 import asyncio
+import json
 import re
 import shutil
 import signal
@@ -41,6 +42,22 @@ app.router.lifespan_context = lifespan
 async def endless() -> None:
     print("an endless request has begun", flush=True)
     await asyncio.Event().wait()
+"""
+
+# A route that says how threads are treated in the process that serves it.
+THREADED = """
+import sys
+
+from anyio.to_thread import current_default_thread_limiter
+
+from {package}.app import create_app
+
+app = create_app()
+
+
+@app.get("/threads")
+async def threads() -> tuple[float, float]:
+    return current_default_thread_limiter().total_tokens, sys.getswitchinterval()
 """
 
 
@@ -122,6 +139,17 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_respawned(
     assert log.count("ENVIRONMENT") == 1
     assert "ENVIRONMENT: Input should be 'development', 'staging' or 'production'" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(("env", "threads"), [({}, 4), ({"THREADS": "3"}, 3)])
+def test_threads_that_compute_leave_room_for_the_event_loop(
+    project: Project, tmp_path: Path, env: dict[str, str], threads: int
+) -> None:
+    """Few of them, and each for a millisecond at a time: or else the health checks wait."""
+    (project.path / "threaded.py").write_text(THREADED.format(package=project.package))
+
+    with serve(project, tmp_path / "log", "threaded:app", env) as server:
+        assert json.loads(server.get("/threads").body) == [threads, 0.001]
 
 
 def test_large_response_is_plain_or_compressed_as_asked(project: Project, tmp_path: Path) -> None:

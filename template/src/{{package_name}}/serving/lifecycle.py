@@ -1,9 +1,11 @@
 """From starting to drained: the checks before the service starts, and its readiness."""
 
 import logging
+import sys
 import threading
 from typing import TYPE_CHECKING
 
+from anyio.to_thread import current_default_thread_limiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .drain import drain_before_shutdown
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 logger = logging.getLogger("uvicorn.error")
+
+# How long a thread may compute before the event loop gets its turn: Python's 5 ms, times the
+# threads that compute, would pass between any two steps of a health check.
+SWITCH_SECONDS = 0.001
 
 
 class Lifecycle:
@@ -35,6 +41,9 @@ class Lifecycle:
         if fault := self._check_runtime() or await self._expose_metrics():
             await send({"type": "lifespan.startup.failed", "message": fault})
             raise RuntimeError(fault)
+
+        current_default_thread_limiter().total_tokens = self.settings.threads
+        sys.setswitchinterval(SWITCH_SECONDS)
 
         async def send_and_follow(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":

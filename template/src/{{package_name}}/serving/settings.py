@@ -25,9 +25,11 @@ class ServingSettings(BaseSettings):
     """What serves the service. Each field is the environment variable of its name in upper case."""
 
     environment: Environment = Environment.DEVELOPMENT
+    # Of a process, for plain functions. Forty of them, anyio's default, starve the
+    # event loop and with it the health checks when they compute; more is for those that wait.
+    threads: int = Field(default=4, ge=1, le=1000)
     metrics_host: str = "127.0.0.1"
-    metrics_port: int = Field(default=9090, ge=0, le=65535)
-    """0 is any port that is free, for tests."""
+    metrics_port: int = Field(default=9090, ge=0, le=65535)  # 0: any that is free
 
 
 def load(settings: type[SettingsT]) -> SettingsT:
