@@ -12,7 +12,7 @@ from copier import VcsRef
 
 from .conftest import Render
 from .harness.project import Project
-from .harness.template import TARGETS, commit, git
+from .harness.template import GIT_ENVIRONMENT, TARGETS, commit, git
 from .harness.update import update
 
 GATE = (sys.executable, "scripts/check_update.py")
@@ -138,7 +138,7 @@ def test_an_unmerged_file_is_found_though_its_markers_are_gone(project: Project)
     git(path, "switch", "--quiet", "main")
     write(project, "README.md", "ours\n")
     commit(path, "ours")
-    project.run("git", "merge", "theirs", check=False)
+    project.run("git", "merge", "theirs", env=GIT_ENVIRONMENT, check=False)
     assert gate(project)[1].count("\n") == 1, "one line, though it is unmerged too"
 
     git(path, "checkout", "--ours", "README.md")

@@ -146,7 +146,8 @@ def test_threads_that_compute_leave_room_for_the_event_loop(
     project: Project, tmp_path: Path, env: dict[str, str], threads: int
 ) -> None:
     """Few of them, and each for a millisecond at a time: or else the health checks wait."""
-    (project.path / "threaded.py").write_text(THREADED.format(package=project.package))
+    (tmp_path / "threaded.py").write_text(THREADED.format(package=project.package))
+    env = {**env, "PYTHONPATH": str(tmp_path)}
 
     with serve(project, tmp_path / "log", "threaded:app", env) as server:
         assert json.loads(server.get("/threads").body) == [threads, 0.001]

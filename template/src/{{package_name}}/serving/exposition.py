@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -29,18 +30,18 @@ async def expose(server: Server, host: str, port: int) -> Callable[[], None]:
         http=server.config.http_protocol_class,
         lifespan="off",
         log_config=None,
-        access_log=False,
         proxy_headers=False,
         server_header=False,
     )
     config.load()
+    protocol_class: Any = config.http_protocol_class
     state = ServerState()
 
-    def protocol() -> asyncio.Protocol:
-        return config.http_protocol_class(  # type: ignore[call-arg]
-            config=config, server_state=state, app_state={}
-        )
+    def new_protocol() -> Any:
+        protocol = protocol_class(config=config, server_state=state, app_state={})
+        protocol.access_log = False  # not in the Config: that would silence the service's, too
+        return protocol
 
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(protocol, host, port, reuse_port=SHARED_PORT)
+    listener = await loop.create_server(new_protocol, host, port, reuse_port=SHARED_PORT)
     return listener.close

@@ -23,19 +23,24 @@ def worker_count(root: Path = Path("/")) -> int:
         if not chosen.isdecimal() or int(chosen) < 1:
             sys.exit("WEB_CONCURRENCY: a number of workers, 1 or more")
         return int(chosen)
-    cpus = [len(os.sched_getaffinity(0)), *_cpu_quotas(root)]
+    cpus = [_scheduled_cpus(), *_cpu_quotas(root)]
     fitting = [limit * USABLE_MEMORY / WORKER_MEMORY_BYTES for limit in _memory_limits(root)]
     return max(1, int(min(cpus + fitting)))
+
+
+def _scheduled_cpus() -> int:
+    """The CPUs that the scheduler gives this process; off Linux, which knows no such limit, all."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
     """The CPUs that each control group around this process may use, where it has a limit."""
     for group in _groups(root, ""):
-        match _read(group / "cpu.max"):
+        match _text(group / "cpu.max").split():
             case [quota, period] if quota != "max":
                 yield int(quota) / int(period)
     for group in _groups(root, "cpu"):
-        match _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us"):
+        match _text(group / "cpu.cfs_quota_us").split(), _text(group / "cpu.cfs_period_us").split():
             case [quota], [period] if int(quota) > 0:
                 yield int(quota) / int(period)
 
@@ -44,7 +49,7 @@ def _memory_limits(root: Path) -> Iterator[int]:
     """The bytes that each control group around this process may hold, where it has a limit."""
     for controller, file in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
         for group in _groups(root, controller):
-            match _read(group / file):
+            match _text(group / file).split():
                 case [limit] if limit != "max":
                     yield int(limit)
 
@@ -55,7 +60,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
     In a container the path may be the host's, while the mount shows the container's own group at
     its root: what is missing on the way up is passed over.
     """
-    for line in (root / "proc/self/cgroup").read_text().splitlines():
+    for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
             mount = root / "sys/fs/cgroup" / controllers
@@ -63,8 +68,8 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
             yield from (mount / group for group in (inner, *inner.parents))
 
 
-def _read(file: Path) -> list[str]:
+def _text(file: Path) -> str:
     try:
-        return file.read_text().split()
+        return file.read_text()
     except OSError:
-        return []
+        return ""
