@@ -1,6 +1,5 @@
 """The template as a user gets it: a clone with a tag, here with what is not committed yet."""
 
-import json
 import os
 import re
 import subprocess
@@ -101,8 +100,3 @@ def render(
         unsafe=False,
         quiet=True,
     )
-
-
-def describe(answers: Mapping[str, object]) -> str:
-    """A test's id."""
-    return json.dumps(dict(answers), sort_keys=True)
