@@ -46,7 +46,8 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 
 
 def _memory_limits(root: Path) -> Iterator[int]:
-    """The bytes that each control group around this process may hold, where it has a limit."""
+    """The machine's bytes, and those that each control group around this process may hold."""
+    yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for controller, file in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
         for group in _groups(root, controller):
             match _text(group / file).split():
