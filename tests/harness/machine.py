@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -154,7 +155,7 @@ class Machine:
         assert self._process.poll() is None, console.read_text(errors="replace")
         for nspawn in _children(self._process.pid):
             for leader in _children(nspawn):
-                if Path(f"/proc/{leader}/exe").resolve().name == "systemd":
+                if _program(leader) == "systemd":
                     self.leader = leader
                     state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
                     assert state != "degraded", self.run("systemctl", "--failed").stdout
@@ -220,7 +221,7 @@ class Machine:
             self._process.kill()  # what is in the machine goes with it
         self._process.wait()
         for hierarchy in Path("/sys/fs/cgroup").glob(f"**/{self.name}"):
-            self.wait_until(lambda group=hierarchy: _removed(group), "empty")
+            self.wait_until(partial(_removed, hierarchy), "empty")
 
 
 def _children(process: int) -> list[int]:
@@ -228,6 +229,12 @@ def _children(process: int) -> list[int]:
         children = Path(f"/proc/{process}/task/{process}/children").read_text()
         return [int(child) for child in children.split()]
     return []
+
+
+def _program(process: int) -> str | None:
+    with suppress(OSError):  # it may be no more
+        return os.path.basename(os.readlink(f"/proc/{process}/exe"))
+    return None
 
 
 def _removed(group: Path) -> bool:

@@ -12,7 +12,7 @@ from .load import Load, Tally
 from .machine import Machine
 from .project import Project, find_python
 
-ROUTES = '''
+ROUTES = """
 import asyncio  # noqa: E402
 import os  # noqa: E402
 
@@ -46,7 +46,7 @@ async def echo(request: Request) -> str:
 async def chat(socket: WebSocket) -> None:
     await socket.accept()
     await socket.send_text(await socket.receive_text())
-'''
+"""
 
 SETTINGS = "WEB_CONCURRENCY=2\n"
 
@@ -91,7 +91,9 @@ class Service:
 
     def settings(self, text: str) -> None:
         """Write the host's settings, for root alone."""
-        self.machine.run("install", "-D", "-m600", "/dev/stdin", f"/etc/{self.slug}/env", given=text)
+        self.machine.run(
+            "install", "-D", "-m600", "/dev/stdin", f"/etc/{self.slug}/env", given=text
+        )
 
     def ask(self, path: str, *options: str) -> str:
         """What it answers through nginx, from inside; `options` are curl's."""
