@@ -115,6 +115,8 @@ class Machine:
         for name in ("upper", "work", "root"):
             (directory / name).mkdir()
         (directory / "uv.toml").write_text(UV_SETTINGS)
+        (directory / "upper/etc").mkdir()
+        (directory / "upper/etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
 
     @property
     def namespace(self) -> Path:
