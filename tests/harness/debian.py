@@ -38,3 +38,26 @@ def _make(suite: str, packages: tuple[str, ...], root: Path) -> None:
         if done.returncode:
             raise CommandFailed(done.returncode, command, done.stdout, done.stderr)
         made.rename(root)
+
+
+# What is mounted is seen by this process alone, and goes with it.
+CHROOT = """
+set -e
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+cp -a "$2/." /mnt/upper
+mount -t overlay -o "lowerdir=$1,upperdir=/mnt/upper,workdir=/mnt/work" overlay /mnt/root
+shift 2
+exec chroot /mnt/root "$@"
+"""
+
+
+def run_in(root: Path, files: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a tree with those files added, for its own eyes; its streams as one.
+
+    It has no network and nothing of it stays.
+    """
+    shell = ("unshare", "--mount", "--net", "sh", "-c", CHROOT, "sh", str(root), str(files))
+    return subprocess.run(
+        [*shell, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
