@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from .harness import debian, network
+from .harness.machine import PACKAGES
 from .harness.project import Project
 from .harness.service import Service
 
