@@ -1,19 +1,25 @@
 """What makes the service ready for production. The template's: `copier update` refreshes it."""
 
-from fastapi import FastAPI
-from starlette.middleware.gzip import GZipMiddleware
+from typing import TYPE_CHECKING
 
-from . import errors, health
-from .lifecycle import Lifecycle
-from .metrics import Metrics
-from .readiness import Readiness
 from .settings import Environment, ServingSettings, load
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 __all__ = ["Environment", "ServingSettings", "install", "load"]
 
 
-def install(app: FastAPI, settings: ServingSettings) -> None:
+def install(app: "FastAPI", settings: ServingSettings) -> None:
     """Give `app` everything that serves it. Call it once, before adding routes."""
+    # Here, because whoever only reads the settings should not wait for FastAPI.
+    from starlette.middleware.gzip import GZipMiddleware
+
+    from . import errors, health
+    from .lifecycle import Lifecycle
+    from .metrics import Metrics
+    from .readiness import Readiness
+
     readiness = Readiness()
 
     errors.install(app)

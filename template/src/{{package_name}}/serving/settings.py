@@ -40,7 +40,7 @@ def load(settings: type[SettingsT]) -> SettingsT:
     try:
         return settings()
     except ValidationError as error:
-        faults = [f"{_variable(settings, e['loc'])}: {e['msg']}" for e in error.errors()]
+        faults = [f"{variable(settings, e['loc'])}: {e['msg']}" for e in error.errors()]
     except SettingsError as error:  # a list or a mapping that is not JSON
         faults = [str(error)]
     for fault in faults:
@@ -48,7 +48,8 @@ def load(settings: type[SettingsT]) -> SettingsT:
     raise SystemExit(STARTUP_FAILURE)
 
 
-def _variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
+def variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
+    """The environment variable of a field; of what is inside of it, with a dotted path behind."""
     name, *inner = map(str, location)
     prefix = settings.model_config.get("env_prefix", "")
     return ".".join([f"{prefix}{name}".upper(), *inner])
