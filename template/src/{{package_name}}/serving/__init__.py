@@ -13,9 +13,8 @@ __all__ = ["Environment", "ServingSettings", "install", "load"]
 def install(app: "FastAPI", settings: ServingSettings) -> None:
     """Give `app` everything that serves it. Call it once, before adding routes."""
     # Here, because whoever only reads the settings should not wait for FastAPI.
-    from starlette.middleware.gzip import GZipMiddleware
-
     from . import errors, health
+    from .compression import Compression
     from .lifecycle import Lifecycle
     from .metrics import Metrics
     from .readiness import Readiness
@@ -26,6 +25,6 @@ def install(app: "FastAPI", settings: ServingSettings) -> None:
     app.include_router(health.router(readiness))
 
     # The last one added is the first to see a request.
-    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
+    app.add_middleware(Compression)
     app.add_middleware(Metrics)
     app.add_middleware(Lifecycle, settings=settings, readiness=readiness)
