@@ -7,11 +7,16 @@ from .settings import Environment, ServingSettings, load
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from .readiness import Readiness
+
 __all__ = ["Environment", "ServingSettings", "install", "load"]
 
 
-def install(app: "FastAPI", settings: ServingSettings) -> None:
-    """Give `app` everything that serves it. Call it once, before adding routes."""
+def install(app: "FastAPI", settings: ServingSettings) -> "Readiness":
+    """Give `app` everything that serves it. Call it once, before adding routes.
+
+    Returns its readiness, which takes checks: `readiness.add("database", ping)`.
+    """
     # Here, because whoever only reads the settings should not wait for FastAPI.
     from . import errors, health
     from .compression import Compression
@@ -28,3 +33,4 @@ def install(app: "FastAPI", settings: ServingSettings) -> None:
     app.add_middleware(Compression)
     app.add_middleware(Metrics)
     app.add_middleware(Lifecycle, settings=settings, readiness=readiness)
+    return readiness
