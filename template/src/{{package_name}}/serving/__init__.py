@@ -18,7 +18,7 @@ def install(app: "FastAPI", settings: ServingSettings) -> "Readiness":
     Returns its readiness, which takes checks: `readiness.add("database", ping)`.
     """
     # Here, because whoever only reads the settings should not wait for FastAPI.
-    from . import errors, health
+    from . import browsers, errors, health
     from .compression import Compression
     from .lifecycle import Lifecycle
     from .metrics import Metrics
@@ -31,6 +31,7 @@ def install(app: "FastAPI", settings: ServingSettings) -> "Readiness":
 
     # The last one added is the first to see a request.
     app.add_middleware(Compression)
+    browsers.install(app, settings)
     app.add_middleware(Metrics)
     app.add_middleware(Lifecycle, settings=settings, readiness=readiness)
     return readiness

@@ -2,15 +2,27 @@
 
 import sys
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsError
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsError
 
 # uvicorn's own exit status for a failed start; a process manager takes it as final.
 STARTUP_FAILURE = 3
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def split(value: object) -> object:
+    """The parts of a text between its commas."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+# As a browser says it: lower case, no path.
+Origin = Annotated[str, Field(pattern=r"^(?:\*|https?://[a-z0-9.-]+(?::[0-9]+)?)$")]
+Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split)]
 
 
 class Environment(StrEnum):
@@ -30,6 +42,10 @@ class ServingSettings(BaseSettings):
     threads: int = Field(default=4, ge=1, le=1000)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=9090, ge=0, le=65535)  # 0: any that is free
+    # Whether /docs, /redoc and /openapi.json are there; None: but in production.
+    docs: bool | None = None
+    # Whose scripts may ask; * for everybody's.
+    cors_origins: Origins = ()
 
 
 def load(settings: type[SettingsT]) -> SettingsT:
