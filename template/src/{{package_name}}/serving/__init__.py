@@ -6,6 +6,7 @@ from .settings import Environment, ServingSettings, load
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from .readiness import Readiness
 
@@ -18,12 +19,16 @@ def install(app: "FastAPI", settings: ServingSettings) -> "Readiness":
     Returns its readiness, which takes checks: `readiness.add("database", ping)`.
     """
     # Here, because whoever only reads the settings should not wait for FastAPI.
-    from . import browsers, errors, health
+    from . import browsers, errors, health, logs
     from .compression import Compression
     from .lifecycle import Lifecycle
-    from .metrics import Metrics
+    from .limits import Limits
+    from .metrics import Outcomes
     from .readiness import Readiness
+    from .requests import Requests
 
+    log = logs.configure(settings)
+    limits = Limits(settings)
     readiness = Readiness()
 
     errors.install(app)
@@ -32,6 +37,13 @@ def install(app: "FastAPI", settings: ServingSettings) -> "Readiness":
     # The last one added is the first to see a request.
     app.add_middleware(Compression)
     browsers.install(app, settings)
-    app.add_middleware(Metrics)
-    app.add_middleware(Lifecycle, settings=settings, readiness=readiness)
+    app.add_middleware(Lifecycle, settings=settings, readiness=readiness, limits=limits)
+
+    # Around them all, and around those that the service adds.
+    build = app.build_middleware_stack
+
+    def build_and_wrap() -> "ASGIApp":
+        return Requests(build(), limits=limits, log=log, outcomes=Outcomes(settings.log_level))
+
+    app.build_middleware_stack = build_and_wrap  # type: ignore[method-assign]
     return readiness

@@ -8,7 +8,7 @@ import asyncio
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
@@ -171,7 +171,9 @@ class Responder:
         self.encode: Encode | None = None
 
     async def __call__(self, message: Message) -> None:
-        """Take the next message after the start."""
+        """Take the next message."""
+        if message["type"] == "http.response.start":
+            return  # it has it already
         start, self.start = self.start, None
         if message["type"] == "http.response.body":
             body, last = message.get("body", b""), not message.get("more_body", False)
@@ -227,25 +229,21 @@ def with_vary(headers: Headers) -> RawHeaders:
 
 
 class Compression:
-    """Middleware that compresses what is worth it."""
+    """Middleware that compresses what is worth it; neither it nor its `send` awaits by itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
 
-        respond: Responder | None = None
+        respond: Send = send
 
-        async def send_compressed(message: Message) -> None:
+        def send_compressed(message: Message) -> Awaitable[None]:
             nonlocal respond
             if message["type"] == "http.response.start":
-                respond = responder(scope, message, send)
-                if respond is None:
-                    await send(message)
-            else:
-                await (respond or send)(message)
+                respond = responder(scope, message, send) or send
+            return respond(message)
 
-        await self.app(scope, receive, send_compressed)
+        return self.app(scope, receive, send_compressed)

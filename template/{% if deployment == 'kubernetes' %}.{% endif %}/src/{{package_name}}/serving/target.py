@@ -17,8 +17,9 @@ def variables() -> dict[str, str]:
 
 def faults(settings: ServingSettings) -> Iterator[str]:
     """A line for each variable that doesn't fit."""
-    if os.environ.get("WEB_CONCURRENCY", "1") != "1":
-        yield "WEB_CONCURRENCY: 1, a pod has one process: ask for more pods instead"
+    for name in ("WEB_CONCURRENCY", "UVICORN_WORKERS"):
+        if os.environ.get(name, "1") != "1":
+            yield f"{name}: 1, a pod has one process: ask for more pods instead"
     yield from proxies.misread()
     if proxies.trusted() == proxies.EVERYBODY and settings.environment is Environment.PRODUCTION:
         yield f"{proxies.VARIABLE}: the network of the ingress; with * any client can forge its own"

@@ -1,11 +1,15 @@
 """What the service's environment must be on a host, beside the settings."""
 
 import os
+import re
 from collections.abc import Iterator
 
 from . import proxies
 from .capacity import worker_count
 from .settings import Environment, ServingSettings
+
+# What gunicorn would take from GUNICORN_CMD_ARGS though it follows from the budget.
+BUDGETED = re.compile(r"(?<!\S)(?:--(?:graceful-)?timeout|--keep-alive|-t)(?![\w-])")
 
 
 def variables() -> dict[str, str]:
@@ -24,6 +28,8 @@ def faults(settings: ServingSettings) -> Iterator[str]:
         worker_count()
     except SystemExit as refusal:
         yield str(refusal)
+    if option := BUDGETED.search(os.environ.get("GUNICORN_CMD_ARGS", "")):
+        yield f"GUNICORN_CMD_ARGS: without {option[0]}, which follows from the request's timeout"
     yield from proxies.misread()
     if settings.environment is Environment.PRODUCTION:
         everybody = proxies.trusted() == proxies.EVERYBODY
