@@ -22,6 +22,10 @@ class Wire:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; once is enough."""
         self._received.close()
         self.socket.close()
 
@@ -96,7 +100,8 @@ def log_of(server: Server) -> Iterator[list[dict[str, Any]]]:
     yield said
     server.wait_until_ready()
     last = _mark(server)
-    ids = [event.get("request_id") for event in (events := server.events)]
+    events = server.events
+    ids = [event.get("request_id") for event in events]
     said += events[ids.index(first) + 1 : ids.index(last)]
 
 
