@@ -197,6 +197,7 @@ def test_what_is_http_is_answered_with_a_line(server: Server, name: str) -> None
     [line] = log
     assert (line["event"], line["status"]) == ("request", status)
     assert answer.headers["x-request-id"] == line["request_id"]
+    assert line["request_id"].isalnum()
 
 
 def test_a_request_id_is_taken_over_as_it_is_or_not_at_all(server: Server) -> None:

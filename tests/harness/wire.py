@@ -71,6 +71,10 @@ class Wire:
             raise EOFError("a chunk without its end")
         return data
 
+    def rest(self) -> bytes:
+        """All that comes before the server hangs up."""
+        return self._received.read()
+
     def closed(self) -> bool:
         """Wait until the server sends more or hangs up; whether it has hung up."""
         try:
