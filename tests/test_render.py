@@ -89,16 +89,12 @@ def test_ci_and_updates_bring_their_own_files_alone(
 
     rendered = {str(name) for name in files(render(deployment=target, **answers))}
 
-    assert rendered == (
-        common | OF_CI[answers["ci"]] | OF_UPDATES[answers["dependency_updates"]]
-    )
+    assert rendered == (common | OF_CI[answers["ci"]] | OF_UPDATES[answers["dependency_updates"]])
 
 
 @every_ci
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_word_of_the_other_target(
-    render: Render, target: str, answers: dict[str, str]
-) -> None:
+def test_no_word_of_the_other_target(render: Render, target: str, answers: dict[str, str]) -> None:
     words = re.compile(FOREIGN_WORDS[target], re.IGNORECASE)
     found = {
         f"{name}: {match[0]}"
