@@ -70,7 +70,7 @@ def test_validate_does_find_something(own: Project, target: str) -> None:
         ],
         "vm": [
             (f"deploy/vm/systemd/{slug}.service", "User=", "Usr=", "Usr"),
-            (f"deploy/vm/systemd/{slug}.service", "ProtectSystem=strict\n", "", "exposure"),
+            (f"deploy/vm/systemd/{slug}.service", "CapabilityBoundingSet=\n", "", "exposure"),
             (f"deploy/vm/nginx/{slug}.conf", "proxy_pass ", "proxy_pas ", "proxy_pas"),
             ("deploy/vm/gunicorn.conf.py", "workers = ", "workers = -", "workers"),
             ("deploy/vm/deploy", '"$host"', "$host", "SC2086"),
