@@ -20,7 +20,10 @@ from .harness.server import Server, free_port, launch, serve, start_command
 # Routes and hooks to watch a shutdown from outside, beside those of the service.
 WATCHED = """
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+from fastapi.responses import StreamingResponse
 
 from {package}.app import create_app
 
@@ -39,9 +42,13 @@ app.router.lifespan_context = lifespan
 
 
 @app.get("/endless")
-async def endless() -> None:
-    print("an endless request has begun", flush=True)
-    await asyncio.Event().wait()
+async def endless() -> StreamingResponse:
+    async def stream() -> AsyncIterator[bytes]:
+        print("an endless request has begun", flush=True)
+        yield b"begun"
+        await asyncio.Event().wait()
+
+    return StreamingResponse(stream())  # what has begun to answer is not cut by the timeout
 """
 
 # A route that says how threads are treated in the process that serves it.

@@ -2,11 +2,14 @@
 
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp
 
-from . import errors, health
+from . import errors, health, logs
 from .lifecycle import Lifecycle
-from .metrics import Metrics
+from .limits import Limits
+from .metrics import Outcomes
 from .readiness import Readiness
+from .requests import Requests
 from .settings import Environment, ServingSettings, load
 
 __all__ = ["Environment", "ServingSettings", "install", "load"]
@@ -14,6 +17,8 @@ __all__ = ["Environment", "ServingSettings", "install", "load"]
 
 def install(app: FastAPI, settings: ServingSettings) -> None:
     """Give `app` everything that serves it. Call it once, before adding routes."""
+    log = logs.configure(settings)
+    limits = Limits(settings)
     readiness = Readiness()
 
     errors.install(app)
@@ -21,5 +26,12 @@ def install(app: FastAPI, settings: ServingSettings) -> None:
 
     # The last one added is the first to see a request.
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
-    app.add_middleware(Metrics)
-    app.add_middleware(Lifecycle, settings=settings, readiness=readiness)
+    app.add_middleware(Lifecycle, settings=settings, readiness=readiness, limits=limits)
+
+    # Around them all, and around those that the service adds.
+    build = app.build_middleware_stack
+
+    def build_and_wrap() -> ASGIApp:
+        return Requests(build(), limits=limits, log=log, outcomes=Outcomes(settings.log_level))
+
+    app.build_middleware_stack = build_and_wrap  # type: ignore[method-assign]

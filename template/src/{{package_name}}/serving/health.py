@@ -6,6 +6,8 @@ from fastapi import APIRouter, Response, status
 
 from .readiness import Availability, Readiness
 
+PATHS = frozenset({"/health/live", "/health/ready"})
+
 
 def router(readiness: Readiness) -> APIRouter:
     """`/health/live` and `/health/ready`.

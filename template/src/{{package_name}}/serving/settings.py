@@ -2,15 +2,33 @@
 
 import sys
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsError
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsError
+
+from .budget import REQUEST_TIMEOUT_SECONDS
 
 # uvicorn's own exit status for a failed start; a process manager takes it as final.
 STARTUP_FAILURE = 3
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def split(value: object) -> object:
+    """The names of a list with commas."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def lower(value: object) -> object:
+    """Text in lower case."""
+    return value.lower() if isinstance(value, str) else value
+
+
+Name = Annotated[str, BeforeValidator(lower), Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(split)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)]
+LEVELS = ("debug", "info", "warning", "error")
 
 
 class Environment(StrEnum):
@@ -30,6 +48,25 @@ class ServingSettings(BaseSettings):
     threads: int = Field(default=4, ge=1, le=1000)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=9090, ge=0, le=65535)  # 0: any that is free
+
+    log_level: LogLevel = "info"
+    # Whose values no line shows, wherever they stand; each stands for what ends with it, too.
+    log_masked: Names = (
+        *("password", "passwd", "secret", "token", "authorization", "cookie"),
+        *("api_key", "private_key", "credentials", "session_id"),
+    )
+
+    # To the first byte of the answer. Never longer than the drain and the proxy wait.
+    request_timeout_seconds: float = Field(
+        default=REQUEST_TIMEOUT_SECONDS, gt=0, le=REQUEST_TIMEOUT_SECONDS
+    )
+    # What most proxies let through: an upload that needs more is a decision.
+    max_body_bytes: int = Field(default=2**20, ge=0)
+    # Of a process. Each has a socket and mostly opens another, to a database say: twice this
+    # stays below the usual 1024 open files.
+    max_concurrency: int = Field(default=500, ge=1)
+    # `*.example.com` for all below it; `*` leaves it to the proxy, which knows its names.
+    allowed_hosts: Names = ("*",)
 
 
 def load(settings: type[SettingsT]) -> SettingsT:
