@@ -83,13 +83,14 @@ def test_answers_through_nginx(client: httpx2.Client) -> None:
     assert client.get("/large-response?size_kb=junk").status_code == 422
 
 
-def test_compresses_once_and_only_what_is_worth_it(client: httpx2.Client) -> None:
+@pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])
+def test_compresses_once_and_only_what_is_worth_it(client: httpx2.Client, coding: str) -> None:
     plain = client.get("/large-response", headers={"Accept-Encoding": "identity"})
-    packed = client.get("/large-response", headers={"Accept-Encoding": "gzip"})
-    small = client.get("/health/live", headers={"Accept-Encoding": "gzip"})
+    packed = client.get("/large-response", headers={"Accept-Encoding": coding})
+    small = client.get("/health/live", headers={"Accept-Encoding": coding})
 
     assert "content-encoding" not in plain.headers
-    assert packed.headers.get_list("content-encoding") == ["gzip"]
+    assert packed.headers.get_list("content-encoding") == [coding]
     assert packed.num_bytes_downloaded < plain.num_bytes_downloaded / 4
     assert packed.json() == plain.json()
     assert "content-encoding" not in small.headers
