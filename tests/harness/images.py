@@ -274,11 +274,16 @@ def _nginx_rootfs(rootfs: Path) -> str:
     """Writes a Debian with its nginx, laid out and configured as the real image is."""
     configuration = rootfs.parent / "nginx.conf"
     configuration.write_text(NGINX_CONF)
-    logs = 'ln -sf /dev/stdout "$1/var/log/nginx/access.log"'
-    logs += ' && ln -sf /dev/stderr "$1/var/log/nginx/error.log"'
+    links = {
+        "/var/log/nginx/access.log": "/dev/stdout",
+        "/var/log/nginx/error.log": "/dev/stderr",
+        "/var/lib/nginx": "/var/cache/nginx",
+    }
     options = ["--variant=minbase", "--include=nginx"]
     options += ['--customize-hook=useradd --root "$1" --system --uid 101 --user-group nginx']
-    options += [f"--customize-hook=copy-in {configuration} /etc/nginx", f"--customize-hook={logs}"]
+    options += [f"--customize-hook=copy-in {configuration} /etc/nginx"]
+    for name, target in links.items():
+        options += [f'--customize-hook=rm -rf "$1{name}" && ln -s {target} "$1{name}"']
     _output("mmdebstrap", *options, "trixie", str(rootfs))
     return "Debian trixie with its nginx"
 
