@@ -154,6 +154,12 @@ class Container:
         _output(*PODMAN, "stop", f"--time={seconds}", self.name)
         return self.wait(timeout=10)
 
+    def workers(self) -> int:
+        """How many workers its gunicorn starts, from inside."""
+        printed = self.exec(["gunicorn", "--config=gunicorn.conf.py", "--print-config"]).stdout
+        [number] = re.findall(r"^workers += (\d+)$", printed, re.MULTILINE)
+        return int(number)
+
     def exec(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Runs a command inside; a failure is for the caller to see in `returncode`."""
         command = [*PODMAN, "exec", self.name, *argv]
