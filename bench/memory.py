@@ -34,7 +34,7 @@ VARIANTS = {
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     with TemporaryDirectory() as directory:
-        project = rendered(Path(directory), "vm")
+        project = rendered(Path(directory), deployment="vm")
         project.uv("sync", "--quiet", "--no-dev")
         measured: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
         for _ in range(rounds):
