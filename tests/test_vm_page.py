@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Render
+from .harness import host
 from .harness.pages import commands
 from .harness.project import Project
 from .harness.template import ROOT
@@ -22,8 +23,8 @@ HEADING = re.compile(r"^### `(.+)`$")
 ROW = re.compile(r"^\| (`.+?`) \| .+ \|$")
 NGINX_TOKEN = re.compile(r"""#.*|[;{}]|(?:'[^']*'|"[^"]*"|[^\s;{}'"])+""")
 
-KEPT_ELSEWHERE = ("Repository", "certbot")
-"""What a page may name though it is not on this machine."""
+ELSEWHERE = ("certbot", "docker", "uv")
+"""Programs that need not be on this machine."""
 
 
 def rows(page: str) -> dict[str, list[str]]:
@@ -148,3 +149,95 @@ def test_a_file_that_has_changed_is_caught(
     (directory / file).write_text(text.replace(old, new))
 
     assert said in "\n".join(differences(PAGE, directory))
+
+
+# ── The commands of the page, and of the service's own ────────────────────────────────────────
+
+
+def told_commands(page: str) -> Iterator[list[str]]:
+    """The words of each command: in a block of the page, or in lines that are set in."""
+    blocks = [block.text for block in commands(page)]
+    blocks += re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)
+    for line in re.sub(r"\\\n", " ", "\n".join(blocks)).replace("&&\n", "\n").splitlines():
+        if words := shlex.split(line, comments=True):
+            yield words[words[0] == "sudo" :]
+
+
+def unknown_words(page: str, project: Project) -> Iterator[str]:
+    """Programs, options, verbs and units of a page's commands that there are not."""
+    slug = project.answers["project_slug"]
+    units = {f"{slug}{kind}" for kind in ("", ".service", ".socket")} | {"nginx"}
+    for program, *words in told_commands(page):
+        if program in ELSEWHERE:
+            continue
+        path = shutil.which(program, path=f"{project.path}:/usr/sbin:/usr/bin")
+        if program == "deploy/vm/deploy":
+            path = str(project.path / program)
+        if path is None:
+            yield program
+            continue
+        options = [word.partition("=")[0] for word in words if word.startswith("--")]
+        plain = [word for word in words if not word.startswith("-")]
+        known = manual(path)
+        yield from (f"{program} {option}" for option in options if option not in known)
+        if program == "systemctl":
+            verb, *named = plain
+            yield from () if verb in known else (f"{program} {verb}",)
+            yield from (f"{program} {verb} {unit}" for unit in named if unit not in units)
+        if program == "journalctl":
+            asked = [word.partition("=") for word in words]
+            yield from (word for option, _, word in asked if option == "--unit" and word not in units)
+
+
+def manual(program: str) -> set[str]:
+    """The words of what a program says about itself."""
+    topic = ["all"] if Path(program).name == "curl" else []
+    done = subprocess.run([program, "--help", *topic], check=True, capture_output=True, text=True)
+    return set(re.findall(r"[\w-]+", done.stdout))
+
+
+def unknown_paths(page: str, project: Project) -> set[str]:
+    """The service's paths that a page names and none of the rendered files does."""
+    slug = project.answers["project_slug"]
+    files = [file for file in (project.path / "deploy/vm").rglob("*") if file.is_file()]
+    text = "\n".join(file.read_text() for file in files).replace("%t/%N", "/run/$name")
+    for name in ("home", "etc", "run", "next", "name"):
+        value = re.findall(rf"^readonly {name}=(\S+)", text, re.MULTILINE)[0]
+        text = re.sub(rf"\${name}\b", value, text)
+    text = text.replace("$name", slug)
+    found = set(re.findall(rf"/(?:opt|etc|run)/{slug}[\w./-]*[\w]", page))
+    return {path for path in found if path not in text}
+
+
+@pytest.fixture(scope="module")
+def pages(orders: Project) -> str:
+    """The page, and what the service itself says about its deployment."""
+    if missing := host.missing_tools():
+        pytest.skip(f"no host without {', '.join(missing)}")
+    return PAGE + (orders.path / "deploy/README.md").read_text()
+
+
+def test_commands_and_paths_are_there(pages: str, orders: Project) -> None:
+    assert len(list(told_commands(pages))) > 30
+    assert list(unknown_words(pages, orders)) == []
+    assert unknown_paths(pages, orders) == set()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        ("deploy --rollback ", "deploy --undo ", "deploy/vm/deploy --undo"),
+        ("sudo systemctl daemon-reload", "sudo systemctl rescan", "systemctl rescan"),
+        ("--disk-usage", "--disk-use", "journalctl --disk-use"),
+        ("--now orders-api.socket", "--now orders.socket", "orders.socket"),
+        ("`/opt/orders-api/uv`", "`/opt/orders-api/pip`", "/opt/orders-api/pip"),
+    ],
+)
+def test_a_command_that_is_not_there_is_caught(
+    pages: str, orders: Project, right: str, wrong: str, said: str
+) -> None:
+    assert right in pages
+    page = pages.replace(right, wrong)
+    found = [*unknown_words(page, orders), *unknown_paths(page, orders)]
+
+    assert any(said in one for one in found), found
