@@ -13,7 +13,7 @@ import pytest
 
 from .conftest import Render
 from .harness import host
-from .harness.pages import commands
+from .harness.pages import FENCE, commands
 from .harness.project import Project
 from .harness.template import ROOT
 
@@ -120,14 +120,16 @@ def test_each_directive_is_told_as_it_is(orders: Project) -> None:
         ("`TimeoutStopSec=44`", "`TimeoutStopSec=45`", "`TimeoutStopSec=45` is not there"),
         ("`TimeoutStopSec=44`", "`TimeoutStopSec=45`", "`TimeoutStopSec=44` is left out"),
         ("| `keepalive 32` |", "| keepalive |", "`keepalive 32` is left out"),
-        ("`log_format orders_api escape=json …`", "`log_format x…`", "`log_format x…` is not there"),
+        (
+            "`log_format orders_api escape=json …`",
+            "`log_format x…`",
+            "`log_format x…` is not there",
+        ),
         ("| `preload_app = True` |", "| |", "`preload_app = True` is left out"),
         ("`SocketMode=0660`", "`SocketMode=0660` `SocketMode=0660`", "`SocketMode=0660` is not"),
     ],
 )
-def test_a_page_that_is_wrong_is_caught(
-    orders: Project, right: str, wrong: str, said: str
-) -> None:
+def test_a_page_that_is_wrong_is_caught(orders: Project, right: str, wrong: str, said: str) -> None:
     assert PAGE.count(right) == 1
     assert said in "\n".join(differences(PAGE.replace(right, wrong), orders.path / "deploy/vm"))
 
@@ -155,12 +157,12 @@ def test_a_file_that_has_changed_is_caught(
 
 
 def told_commands(page: str) -> Iterator[list[str]]:
-    """The words of each command: in a block of the page, or in lines that are set in."""
+    """The words of each command: in a block of the page, else in lines that are set in."""
     blocks = [block.text for block in commands(page)]
-    blocks += re.findall(r"(?:^    .*\n)+", page, re.MULTILINE)
-    for line in re.sub(r"\\\n", " ", "\n".join(blocks)).replace("&&\n", "\n").splitlines():
+    blocks += re.findall(r"^    .*\n", FENCE.sub("", page), re.MULTILINE)
+    for line in re.sub(r"\\\n", " ", "".join(blocks)).replace("&&\n", "\n").splitlines():
         if words := shlex.split(line, comments=True):
-            yield words[words[0] == "sudo" :]
+            yield words[1:] if words[0] == "sudo" else words
 
 
 def unknown_words(page: str, project: Project) -> Iterator[str]:
@@ -170,9 +172,7 @@ def unknown_words(page: str, project: Project) -> Iterator[str]:
     for program, *words in told_commands(page):
         if program in ELSEWHERE:
             continue
-        path = shutil.which(program, path=f"{project.path}:/usr/sbin:/usr/bin")
-        if program == "deploy/vm/deploy":
-            path = str(project.path / program)
+        path = shutil.which(project.path / program if "/" in program else program)
         if path is None:
             yield program
             continue
@@ -186,7 +186,9 @@ def unknown_words(page: str, project: Project) -> Iterator[str]:
             yield from (f"{program} {verb} {unit}" for unit in named if unit not in units)
         if program == "journalctl":
             asked = [word.partition("=") for word in words]
-            yield from (word for option, _, word in asked if option == "--unit" and word not in units)
+            yield from (
+                word for option, _, word in asked if option == "--unit" and word not in units
+            )
 
 
 def manual(program: str) -> set[str]:
@@ -229,6 +231,7 @@ def test_commands_and_paths_are_there(pages: str, orders: Project) -> None:
         ("deploy --rollback ", "deploy --undo ", "deploy/vm/deploy --undo"),
         ("sudo systemctl daemon-reload", "sudo systemctl rescan", "systemctl rescan"),
         ("--disk-usage", "--disk-use", "journalctl --disk-use"),
+        ("--unit=orders-api --follow", "--unit=orders --follow", "orders"),
         ("--now orders-api.socket", "--now orders.socket", "orders.socket"),
         ("`/opt/orders-api/uv`", "`/opt/orders-api/pip`", "/opt/orders-api/pip"),
     ],
