@@ -225,6 +225,13 @@ def test_commands_and_paths_are_there(pages: str, orders: Project) -> None:
     assert unknown_paths(pages, orders) == set()
 
 
+def test_each_test_that_it_names_is_there() -> None:
+    named = re.findall(r"`(tests/\w+\.py)`", PAGE)
+
+    assert len(named) > 5
+    assert [file for file in named if not (ROOT / file).is_file()] == []
+
+
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
