@@ -161,7 +161,7 @@ def test_a_new_version_loses_no_request(stack: Stack) -> None:
         await load.answered(load.tally.answered + 200)
         return await load.stop()
 
-    tally = asyncio.run(replace())
+    tally = asyncio.run(asyncio.wait_for(replace(), timeout=120))
 
     assert (tally.failed, tally.lost, tally.refused) == (0, 0, 0), tally
     assert '"GET /' in stack.container("next").logs(), "it never served"

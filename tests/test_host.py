@@ -80,13 +80,14 @@ def test_answers_through_nginx(client: httpx2.Client) -> None:
     assert client.get("/large-response?size_kb=junk").status_code == 422
 
 
-def test_compresses_once_and_only_what_is_worth_it(client: httpx2.Client) -> None:
+@pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])
+def test_compresses_once_and_only_what_is_worth_it(client: httpx2.Client, coding: str) -> None:
     plain = client.get("/large-response", headers={"Accept-Encoding": "identity"})
-    packed = client.get("/large-response", headers={"Accept-Encoding": "gzip"})
-    small = client.get("/health/live", headers={"Accept-Encoding": "gzip"})
+    packed = client.get("/large-response", headers={"Accept-Encoding": coding})
+    small = client.get("/health/live", headers={"Accept-Encoding": coding})
 
     assert "content-encoding" not in plain.headers
-    assert packed.headers.get_list("content-encoding") == ["gzip"]
+    assert packed.headers.get_list("content-encoding") == [coding]
     assert packed.num_bytes_downloaded < plain.num_bytes_downloaded / 4
     assert packed.json() == plain.json()
     assert "content-encoding" not in small.headers
@@ -102,7 +103,7 @@ def test_nobody_can_forge_where_a_request_comes_from(client: httpx2.Client, runn
     redirect = client.get("/health/live/", headers=forged)  # it names the scheme that it believes
 
     assert redirect.headers["location"] == "http://127.0.0.1/health/live"
-    running.gunicorn.wait_for_log('127.0.0.1:0 - "GET /health/live/ ')
+    running.gunicorn.wait_for_log('"client":"127.0.0.1"')
     assert "203.0.113.9" not in running.gunicorn.log
 
 
