@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,9 @@ def certificate(service: Project, settings: Path) -> Iterator[Path]:
     yield made["fullchain"]
     for folder in folders.values():
         shutil.rmtree(folder / slug)
+        with suppress(OSError):  # unless this machine has certificates of its own
+            folder.rmdir()
+            folder.parent.rmdir()
 
 
 def processes(container: Container) -> list[dict[str, str]]:
