@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,9 @@ def certificate(service: Project, settings: Path) -> Iterator[Path]:
     yield made["fullchain"]
     for folder in folders.values():
         shutil.rmtree(folder / slug)
+        with suppress(OSError):  # unless this machine has certificates of its own
+            folder.rmdir()
+            folder.parent.rmdir()
 
 
 def processes(container: Container) -> list[dict[str, str]]:
@@ -106,9 +110,9 @@ def test_answers_through_nginx(stack: Stack) -> None:
 def test_the_client_is_who_it_is_and_not_who_it_says(stack: Stack) -> None:
     forged = {"X-Forwarded-For": FORGED, "Forwarded": f"for={FORGED}"}
 
-    stack.ask("/who-is-it", source="127.0.0.7", headers=forged)
+    stack.ask("/large-response?size_kb=1", source="127.0.0.7", headers=forged)
 
-    assert "127.0.0.7" in stack.wait_for_log("app", "/who-is-it")
+    stack.wait_for_log("app", "127.0.0.7")
     assert FORGED not in stack.container("app").logs()
 
 
@@ -161,10 +165,10 @@ def test_a_new_version_loses_no_request(stack: Stack) -> None:
         await load.answered(load.tally.answered + 200)
         return await load.stop()
 
-    tally = asyncio.run(replace())
+    tally = asyncio.run(asyncio.wait_for(replace(), timeout=120))
 
     assert (tally.failed, tally.lost, tally.refused) == (0, 0, 0), tally
-    assert '"GET /' in stack.container("next").logs(), "it never served"
+    assert "/large-response" in stack.container("next").logs(), "it never served"
 
 
 def test_both_end_in_time(stack: Stack) -> None:

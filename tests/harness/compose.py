@@ -88,11 +88,10 @@ class Stack:
             self.container(service),
         )
 
-    def wait_for_log(self, service: str, text: str) -> str:
-        """The first line of its log that holds `text`; raises `AssertionError` without one."""
+    def wait_for_log(self, service: str, text: str) -> None:
+        """Return once its log holds `text`; raises `AssertionError` when it never does."""
         container = self.container(service)
         _until(lambda: text in container.logs(), container)
-        return next(line for line in container.logs().splitlines() if text in line)
 
     def ask(
         self,
