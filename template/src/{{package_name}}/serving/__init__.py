@@ -19,7 +19,7 @@ def install(app: "FastAPI", settings: ServingSettings) -> "Readiness":
     Returns its readiness, which takes checks: `readiness.add("database", ping)`.
     """
     # Here, because whoever only reads the settings should not wait for FastAPI.
-    from . import browsers, errors, health, logs
+    from . import browsers, errors, health, logs, tracing
     from .compression import Compression
     from .lifecycle import Lifecycle
     from .limits import Limits
@@ -31,6 +31,7 @@ def install(app: "FastAPI", settings: ServingSettings) -> "Readiness":
     limits = Limits(settings)
     readiness = Readiness()
 
+    tracing.install(app, settings)
     errors.install(app)
     app.include_router(health.router(readiness))
 
