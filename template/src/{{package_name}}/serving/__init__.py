@@ -1,32 +1,25 @@
 """What makes the service ready for production. The template's: `copier update` refreshes it."""
 
-from typing import TYPE_CHECKING
+from fastapi import FastAPI
+from starlette.types import ASGIApp
 
+from . import browsers, errors, health, logs, tracing
+from .compression import Compression
+from .lifecycle import Lifecycle
+from .limits import Limits
+from .metrics import Outcomes
+from .readiness import Readiness
+from .requests import Requests
 from .settings import Environment, ServingSettings, load
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from starlette.types import ASGIApp
-
-    from .readiness import Readiness
 
 __all__ = ["Environment", "ServingSettings", "install", "load"]
 
 
-def install(app: "FastAPI", settings: ServingSettings) -> "Readiness":
+def install(app: FastAPI, settings: ServingSettings) -> Readiness:
     """Give `app` everything that serves it. Call it once, before adding routes.
 
     Returns its readiness, which takes checks: `readiness.add("database", ping)`.
     """
-    # Here, because whoever only reads the settings should not wait for FastAPI.
-    from . import browsers, errors, health, logs, tracing
-    from .compression import Compression
-    from .lifecycle import Lifecycle
-    from .limits import Limits
-    from .metrics import Outcomes
-    from .readiness import Readiness
-    from .requests import Requests
-
     log = logs.configure(settings)
     limits = Limits(settings)
     readiness = Readiness()
@@ -43,7 +36,7 @@ def install(app: "FastAPI", settings: ServingSettings) -> "Readiness":
     # Around them all, and around those that the service adds.
     build = app.build_middleware_stack
 
-    def build_and_wrap() -> "ASGIApp":
+    def build_and_wrap() -> ASGIApp:
         return Requests(build(), limits=limits, log=log, outcomes=Outcomes(settings.log_level))
 
     app.build_middleware_stack = build_and_wrap  # type: ignore[method-assign]
