@@ -20,7 +20,10 @@ from .harness.server import Server, free_port, launch, serve, start_command
 # Routes and hooks to watch a shutdown from outside, beside those of the service.
 WATCHED = """
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+from fastapi.responses import StreamingResponse
 
 from {package}.app import create_app
 
@@ -39,9 +42,13 @@ app.router.lifespan_context = lifespan
 
 
 @app.get("/endless")
-async def endless() -> None:
-    print("an endless request has begun", flush=True)
-    await asyncio.Event().wait()
+async def endless() -> StreamingResponse:
+    async def stream() -> AsyncIterator[bytes]:
+        print("an endless request has begun", flush=True)
+        yield b"begun"
+        await asyncio.Event().wait()
+
+    return StreamingResponse(stream())  # what has begun to answer is not cut by the timeout
 """
 
 # A route that says how threads are treated in the process that serves it.
@@ -139,6 +146,49 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_respawned(
     assert log.count("ENVIRONMENT") == 1
     assert "ENVIRONMENT: Input should be 'development', 'staging' or 'production'" in log
     assert "Traceback" not in log
+
+
+def test_the_check_command_says_what_is_wrong_a_line_each(project: Project) -> None:
+    check = (project.program("python"), "-m", f"{project.package}.serving")
+    production = {"ENVIRONMENT": "production"}
+
+    said = project.run(*check, env=production).stdout.splitlines()
+    assert {"ENVIRONMENT=production", "METRICS_PORT=9090"} <= set(said)
+    assert project.run(*check, "--quiet", env=production).stdout == ""
+
+    wrong = {"WEB_CONCURRENCY": "junk", "FORWARDED_ALLOW_IPS": "10.0.0.1/8"}
+    done = project.run(*check, "--quiet", env={**production, **wrong}, check=False)
+    assert done.returncode == 3
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == list(wrong)
+
+
+def test_the_check_command_reads_the_teams_own_settings(
+    render: Render, target: str, tmp_path: Path
+) -> None:
+    """And where they are not to be had, it is a line, or those of the serving layer."""
+    project = render(deployment=target)
+    shutil.copytree(project.path / "src", tmp_path / "src")
+    settings = tmp_path / "src" / project.package / "settings.py"
+    command = ("python", "-m", f"{project.package}.serving")
+    project.uv("sync", "--quiet")
+
+    def check() -> tuple[int, str]:
+        run = (project.program(command[0]), *command[1:])
+        done = project.run(*run, env={"PYTHONPATH": str(tmp_path / "src")}, check=False)
+        return done.returncode, done.stdout
+
+    settings.write_text(settings.read_text() + "    orders_token: str\n")
+    assert check() == (3, "ORDERS_TOKEN: Field required\n")
+
+    settings.write_text("import nothing_such\n")
+    assert check() == (
+        3,
+        f"{project.package}.settings can't be imported: "
+        "ModuleNotFoundError: No module named 'nothing_such'\n",
+    )
+
+    settings.unlink()
+    assert check()[0] == 0
 
 
 @pytest.mark.parametrize(("env", "threads"), [({}, 4), ({"THREADS": "3"}, 3)])

@@ -2,6 +2,7 @@
 
 import http.client
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .project import Project
 
@@ -59,11 +61,26 @@ class Server:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Its log in production; raises `ValueError` for a line that is not JSON."""
+        whole, _, _ = self.log.rpartition("\n")  # the last may still be on its way
+        return [json.loads(line) for line in whole.splitlines()]
+
+    @property
+    def requests(self) -> list[dict[str, Any]]:
+        """The lines of its requests."""
+        return [event for event in self.events if event["event"] == "request"]
+
     def get(self, path: str, **headers: str) -> Answer:
-        """Ask it, over a connection of its own; raises `OSError` when it doesn't answer."""
+        """GET, over a connection of its own; raises `OSError` when it doesn't answer."""
+        return self.ask("GET", path, **headers)
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """As `get`; a body that is an iterable of bytes is sent in chunks."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, named, response.read())

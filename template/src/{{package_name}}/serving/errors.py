@@ -8,11 +8,41 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from . import request_id
+
+MEDIA_TYPE = "application/problem+json"
 TITLES = {status.value: status.phrase for status in HTTPStatus}
+# Said of every operation, in place of FastAPI's own schema of a validation error.
+SCHEMA = {
+    "title": "Problem",
+    "type": "object",
+    "properties": {
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "request_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+                    "msg": {"type": "string"},
+                    "type": {"type": "string"},
+                },
+            },
+        },
+    },
+    "required": ["title", "status"],
+}
 
 
 def install(app: FastAPI) -> None:
     """Answer each error of `app` with a problem."""
+    app.router.responses["default"] = {
+        "description": "A problem (RFC 9457)",
+        "content": {MEDIA_TYPE: {"schema": SCHEMA}},
+    }
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:
@@ -38,13 +68,15 @@ def problem(
     headers: Mapping[str, str] | None = None,
     **extensions: object,
 ) -> JSONResponse:
-    """A problem without a type of its own: its title is the phrase of its HTTP status."""
+    """A problem without a type of its own: its title is the phrase of its HTTP status.
+
+    It names the request that runs, so that who reports it can be helped.
+    """
     body: dict[str, object] = {"title": TITLES.get(status, "Error"), "status": status}
     if detail and detail != body["title"]:
         body["detail"] = detail
+    if request := request_id.current():
+        body["request_id"] = request["request_id"]
     return JSONResponse(
-        body | extensions,
-        status_code=status,
-        headers=headers,
-        media_type="application/problem+json",
+        body | extensions, status_code=status, headers=headers, media_type=MEDIA_TYPE
     )

@@ -38,9 +38,7 @@ async def expose(server: Server, host: str, port: int) -> Callable[[], None]:
     state = ServerState()
 
     def new_protocol() -> Any:
-        protocol = protocol_class(config=config, server_state=state, app_state={})
-        protocol.access_log = False  # not in the Config: that would silence the service's, too
-        return protocol
+        return protocol_class(config=config, server_state=state, app_state={})
 
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(new_protocol, host, port, reuse_port=SHARED_PORT)

@@ -1,5 +1,6 @@
 """From starting to drained: the checks before the service starts, and its readiness."""
 
+import asyncio
 import logging
 import sys
 import threading
@@ -10,6 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .drain import drain_before_shutdown
 from .exposition import expose
+from .limits import Limits
+from .metrics import sample
 from .readiness import Availability, Readiness
 from .runtime import Runtime, running_server
 from .settings import Environment, ServingSettings
@@ -17,7 +20,7 @@ from .settings import Environment, ServingSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-logger = logging.getLogger("uvicorn.error")
+logger = logging.getLogger(__name__)
 
 # How long a thread may compute before the event loop gets its turn: Python's 5 ms, times the
 # threads that compute, would pass between any two steps of a health check.
@@ -27,10 +30,13 @@ SWITCH_SECONDS = 0.001
 class Lifecycle:
     """Checks the runtime before the application starts and follows it until it is drained."""
 
-    def __init__(self, app: ASGIApp, *, settings: ServingSettings, readiness: Readiness) -> None:
+    def __init__(
+        self, app: ASGIApp, *, settings: ServingSettings, readiness: Readiness, limits: Limits
+    ) -> None:
         self.app = app
         self.settings = settings
         self.readiness = readiness
+        self.limits = limits
         self.stop_metrics: Callable[[], None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +58,11 @@ class Lifecycle:
                 self.stop_metrics()
             await send(message)
 
-        await self.app(scope, receive, send_and_follow)
+        sampling = asyncio.create_task(sample(scope["app"].version, self.limits))
+        try:
+            await self.app(scope, receive, send_and_follow)
+        finally:
+            sampling.cancel()
 
     def _check_runtime(self) -> str | None:
         """The line that stops the start in production, or None; elsewhere it is a warning."""

@@ -2,15 +2,38 @@
 
 import sys
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsError
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsError
+
+from .budget import REQUEST_TIMEOUT_SECONDS
 
 # uvicorn's own exit status for a failed start; a process manager takes it as final.
 STARTUP_FAILURE = 3
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def split(value: object) -> object:
+    """The names of a list with commas."""
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+def lower(value: object) -> object:
+    """Text in lower case."""
+    return value.lower() if isinstance(value, str) else value
+
+
+Name = Annotated[str, BeforeValidator(lower), Field(min_length=1)]
+Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(split)]
+# As a browser says it: no path.
+Origin = Annotated[
+    str, BeforeValidator(lower), Field(pattern=r"^(?:\*|https?://[a-z0-9.-]+(?::[0-9]+)?)$")
+]
+Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split)]
+LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)]
+LEVELS = ("debug", "info", "warning", "error")
 
 
 class Environment(StrEnum):
@@ -31,6 +54,30 @@ class ServingSettings(BaseSettings):
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=9090, ge=0, le=65535)  # 0: any that is free
 
+    log_level: LogLevel = "info"
+    # Whose values no line shows, wherever they stand; each stands for what ends with it, too.
+    log_masked: Names = (
+        *("password", "passwd", "secret", "token", "authorization", "cookie"),
+        *("api_key", "private_key", "credentials", "session_id"),
+    )
+
+    # To the first byte of the answer. Never longer than the drain and the proxy wait.
+    request_timeout_seconds: float = Field(
+        default=REQUEST_TIMEOUT_SECONDS, gt=0, le=REQUEST_TIMEOUT_SECONDS
+    )
+    # What most proxies let through: an upload that needs more is a decision.
+    max_body_bytes: int = Field(default=2**20, ge=0)
+    # Of a process. Each has a socket and mostly opens another, to a database say: twice this
+    # stays below the usual 1024 open files.
+    max_concurrency: int = Field(default=500, ge=1)
+    # `*.example.com` for all below it; `*` leaves it to the proxy, which knows its names.
+    allowed_hosts: Names = ("*",)
+
+    # Whether /docs, /redoc and /openapi.json are there; None: but in production.
+    docs: bool | None = None
+    # Whose scripts may ask; * for everybody's.
+    cors_origins: Origins = ()
+
 
 def load(settings: type[SettingsT]) -> SettingsT:
     """Read `settings` from the environment, or exit with status 3 and a line for each fault.
@@ -40,7 +87,7 @@ def load(settings: type[SettingsT]) -> SettingsT:
     try:
         return settings()
     except ValidationError as error:
-        faults = [f"{_variable(settings, e['loc'])}: {e['msg']}" for e in error.errors()]
+        faults = [f"{variable(settings, e['loc'])}: {e['msg']}" for e in error.errors()]
     except SettingsError as error:  # a list or a mapping that is not JSON
         faults = [str(error)]
     for fault in faults:
@@ -48,7 +95,8 @@ def load(settings: type[SettingsT]) -> SettingsT:
     raise SystemExit(STARTUP_FAILURE)
 
 
-def _variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
+def variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
+    """The environment variable of a field; of what is inside of it, with a dotted path behind."""
     name, *inner = map(str, location)
     prefix = settings.model_config.get("env_prefix", "")
     return ".".join([f"{prefix}{name}".upper(), *inner])

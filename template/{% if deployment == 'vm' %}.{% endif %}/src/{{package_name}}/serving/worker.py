@@ -5,8 +5,11 @@ import sys
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
+from . import logs
 from .drain import DRAIN_SECONDS
 
 # Left to the lifespan's clean-up before gunicorn kills the worker.
@@ -14,6 +17,15 @@ CLEANUP_SECONDS = 5
 
 # Made before the fork: all workers share it.
 _first_to_fail = multiprocessing.get_context("fork").Semaphore(1)
+
+
+class ServingLogger(Logger):
+    """gunicorn's own lines are written by the root logger, like all others."""
+
+    def setup(self, cfg: Config) -> None:
+        """Also on a reload, which sets gunicorn's handlers up again."""
+        super().setup(cfg)  # type: ignore[no-untyped-call]
+        logs.take_over("gunicorn.error")
 
 
 class ServingWorker(UvicornWorker):
@@ -31,6 +43,7 @@ class ServingWorker(UvicornWorker):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        logs.take_over("uvicorn.error")  # from gunicorn's handlers
         in_flight = self.cfg.graceful_timeout - DRAIN_SECONDS - CLEANUP_SECONDS
         self.config.timeout_graceful_shutdown = max(1, int(in_flight))
 

@@ -1,0 +1,28 @@
+"""The headers of every response that an API should have, unless the application sets its own."""
+
+from starlette.types import Message
+
+Header = tuple[bytes, bytes]
+
+# Those of OWASP's REST cheat sheet that mean something outside of a page. HSTS is for whoever
+# speaks TLS; a policy on sources would keep the page of `/docs` from loading.
+SECURITY: list[Header] = [
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+]
+NAMES = frozenset(name for name, _ in SECURITY) | {b"x-request-id"}
+
+
+def completed(start: Message, request_id: str) -> Message:
+    """The start of a response with these headers and the request's id.
+
+    A new message: the application may use its own once more.
+    """
+    own: list[Header] = start.get("headers", [])
+    added = [*SECURITY, (b"x-request-id", request_id.encode())]
+    if not NAMES.isdisjoint(dict(own)):
+        names = {name for name, _ in own}
+        added = [header for header in added if header[0] not in names]
+    return {**start, "headers": [*own, *added]}
