@@ -225,7 +225,7 @@ def test_a_version_that_is_never_ready_never_serves(serving: Serving) -> None:
     status, lines = service.deploy(check=False)
 
     assert status == 1
-    assert "not ready after 40 s" in lines
+    assert "not ready after 40 s" in lines, "\n".join(lines)
     assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ goes on serving", lines[-1])
     assert_still_serves(service, *before)
 
