@@ -239,7 +239,7 @@ def test_serves_nginx_over_a_shared_socket(project: Project, start: Start, tmp_p
             nginx.get("/somewhere", **{"X-Forwarded-For": "203.0.113.9"})
 
             wait_until('"status":404,"duration_ms"', container)
-            assert '"client":"127.0.0.1"' in container.log
+            assert '"client":"127.0.0.1"' in container.logs()
 
 
 def test_nothing_gets_into_the_build_but_what_it_is_made_of(
