@@ -67,6 +67,10 @@ WITHOUT = {
 }
 
 
+# The name of a server, its application, and what its command has instead.
+Candidate = tuple[str, str, dict[str, str]]
+
+
 @dataclass
 class Row:
     """A server, and what it took for a request in each round."""
@@ -125,11 +129,11 @@ def main() -> None:
         print(f"{row.name:28} {cpu:6.1f} us  x {by_cpu:.2f}   {rate:6.0f}/s  x {by_rate:.2f}")
 
 
-def servers(package: str) -> list[tuple[str, str, dict[str, str]]]:
+def servers(package: str) -> list[Candidate]:
     """The name of each, its application, and what its command has instead."""
     slow = {"uvloop": "asyncio", "httptools": "h11"}
-    bare = [("bare", BARE + ROUTE, {}), ("bare again", BARE + ROUTE, {})]
-    ours = [
+    bare: list[Candidate] = [("bare", BARE + ROUTE, {}), ("bare again", BARE + ROUTE, {})]
+    ours: list[Candidate] = [
         (
             "complete" if part == "nothing" else f"without {part}",
             f"from types import SimpleNamespace\nfrom {package} import serving\n{code}\n"
