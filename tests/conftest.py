@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from pytest_copie.plugin import Copie
 
-from .harness import pods
+from .harness import machine, pods, service
 from .harness.project import Project
+from .harness.service import Service
 from .harness.template import LATEST, git, questions, snapshot
 
 NAME = "Zebra 9 Ledger"
@@ -85,6 +86,29 @@ def production(render: Render) -> Iterator[pods.Deployment]:
     deployment = pods.Deployment.production(project)
     with pods.image(deployment):
         yield deployment
+
+
+@pytest.fixture(scope="session")
+def watched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A service for a VM with a short budget, and with routes to watch it from outside."""
+    if missing := machine.missing_tools():
+        pytest.skip(f"no machine without {', '.join(missing)}")
+    project = render(deployment="vm", request_timeout_seconds=5)
+    return service.prepare(project, tmp_path_factory.mktemp("watched") / "service")
+
+
+@pytest.fixture(scope="module")
+def checkout(watched: Project) -> Iterator[Service]:
+    """A machine that has just been installed, with a checkout of the service."""
+    with machine.boot() as booted:
+        yield service.check_out(watched, booted)
+
+
+@pytest.fixture(scope="module")
+def installed(checkout: Service) -> Service:
+    """The service, as it was deployed on such a machine."""
+    checkout.install()
+    return checkout
 
 
 @pytest.hookimpl(wrapper=True)

@@ -82,8 +82,9 @@ def test_a_host_waits_as_long_as_the_shutdown_takes(
     assert int(stop) > graceful
 
     site = host.site_file(rendered).read_text()
-    assert seconds_of(site, r" proxy_read_timeout (\d+)s;") > seconds
-    assert seconds_of(site, r" proxy_send_timeout (\d+)s;") > seconds
+    # A request may wait until the last one before a restart has had its budget, then take its own.
+    assert seconds_of(site, r" proxy_read_timeout (\d+)s;") > graceful + seconds
+    assert seconds_of(site, r" proxy_send_timeout (\d+)s;") > graceful + seconds
     assert seconds_of(site, r" keepalive_timeout (\d+)s;") < keepalive
 
     compose = yaml.safe_load((rendered.path / "deploy/vm/compose.yaml").read_text())
@@ -92,4 +93,4 @@ def test_a_host_waits_as_long_as_the_shutdown_takes(
         for name, service in compose["services"].items()
     }
     assert grace["app"] > graceful
-    assert grace["nginx"] > seconds_of(site, r" proxy_read_timeout (\d+)s;")
+    assert grace["nginx"] > seconds

@@ -173,6 +173,7 @@ def test_only_questions_are_stored(render: Render, target: str) -> None:
         "python_version",
         "request_timeout_seconds",
         "route",
+        "traces",
     }
 
 

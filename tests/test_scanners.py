@@ -123,3 +123,19 @@ def test_hadolint_does_find_something(render: Render, target: str) -> None:
 
     assert "DL3006" in hadolint(dockerfile.replace("-slim-trixie\n", "\n").replace(":3.14", ""))
     assert "DL3025" in hadolint(f"{dockerfile}\nCMD uvicorn\n")
+
+
+def shellcheck(text: str) -> str:
+    program = str(Path(sys.executable).with_name("shellcheck"))
+    command = [program, "--color=never", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True).stdout
+
+
+def test_shellcheck_finds_nothing(render: Render) -> None:
+    assert shellcheck((render(deployment="vm").path / "deploy/vm/deploy").read_text()) == ""
+
+
+def test_shellcheck_does_find_something(render: Render) -> None:
+    script = (render(deployment="vm").path / "deploy/vm/deploy").read_text()
+
+    assert "SC2086" in shellcheck(script.replace('"$host"', "$host"))

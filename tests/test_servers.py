@@ -148,6 +148,49 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_respawned(
     assert "Traceback" not in log
 
 
+def test_the_check_command_says_what_is_wrong_a_line_each(project: Project) -> None:
+    check = (project.program("python"), "-m", f"{project.package}.serving")
+    production = {"ENVIRONMENT": "production"}
+
+    said = project.run(*check, env=production).stdout.splitlines()
+    assert {"ENVIRONMENT=production", "METRICS_PORT=9090"} <= set(said)
+    assert project.run(*check, "--quiet", env=production).stdout == ""
+
+    wrong = {"WEB_CONCURRENCY": "junk", "FORWARDED_ALLOW_IPS": "10.0.0.1/8"}
+    done = project.run(*check, "--quiet", env={**production, **wrong}, check=False)
+    assert done.returncode == 3
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == list(wrong)
+
+
+def test_the_check_command_reads_the_teams_own_settings(
+    render: Render, target: str, tmp_path: Path
+) -> None:
+    """And where they are not to be had, it is a line, or those of the serving layer."""
+    project = render(deployment=target)
+    shutil.copytree(project.path / "src", tmp_path / "src")
+    settings = tmp_path / "src" / project.package / "settings.py"
+    command = ("python", "-m", f"{project.package}.serving")
+    project.uv("sync", "--quiet")
+
+    def check() -> tuple[int, str]:
+        run = (project.program(command[0]), *command[1:])
+        done = project.run(*run, env={"PYTHONPATH": str(tmp_path / "src")}, check=False)
+        return done.returncode, done.stdout
+
+    settings.write_text(settings.read_text() + "    orders_token: str\n")
+    assert check() == (3, "ORDERS_TOKEN: Field required\n")
+
+    settings.write_text("import nothing_such\n")
+    assert check() == (
+        3,
+        f"{project.package}.settings can't be imported: "
+        "ModuleNotFoundError: No module named 'nothing_such'\n",
+    )
+
+    settings.unlink()
+    assert check()[0] == 0
+
+
 @pytest.mark.parametrize(("env", "threads"), [({}, 4), ({"THREADS": "3"}, 3)])
 def test_threads_that_compute_leave_room_for_the_event_loop(
     project: Project, tmp_path: Path, env: dict[str, str], threads: int

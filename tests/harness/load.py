@@ -23,7 +23,8 @@ class Tally:
 class Load:
     """Keep-alive clients that send one request after the other until told to stop.
 
-    At most `rate` requests a second, to the loopback of this or of another network `namespace`.
+    A path is asked for by GET; after "POST " it is sent a small body. At most `rate` requests a
+    second, to the loopback of this or of another network `namespace`.
     """
 
     def __init__(
@@ -91,10 +92,13 @@ class Load:
         """Send one request, read the whole response; whether the connection may be used again."""
         if self._interval:
             await self._turn()
-        path = self._paths[number % len(self._paths)]
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        status, *fields = head.split("\r\n")
+        method, _, path = self._paths[number % len(self._paths)].rpartition(" ")
+        body = "4711" if method else ""
+        head = f"{method or 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n" if body else "\r\n"
+        writer.write(f"{head}{body}".encode())
+        answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        status, *fields = answer.split("\r\n")
         headers = dict(field.split(": ", 1) for field in fields if field)
         await reader.readexactly(int(headers["content-length"]))
         if status.split()[1] == "200":

@@ -1,10 +1,10 @@
 """What makes the service ready for production. The template's: `copier update` refreshes it."""
 
 from fastapi import FastAPI
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp
 
-from . import errors, health, logs
+from . import browsers, errors, health, logs, tracing
+from .compression import Compression
 from .lifecycle import Lifecycle
 from .limits import Limits
 from .metrics import Outcomes
@@ -15,17 +15,22 @@ from .settings import Environment, ServingSettings, load
 __all__ = ["Environment", "ServingSettings", "install", "load"]
 
 
-def install(app: FastAPI, settings: ServingSettings) -> None:
-    """Give `app` everything that serves it. Call it once, before adding routes."""
+def install(app: FastAPI, settings: ServingSettings) -> Readiness:
+    """Give `app` everything that serves it. Call it once, before adding routes.
+
+    Returns its readiness, which takes checks: `readiness.add("database", ping)`.
+    """
     log = logs.configure(settings)
     limits = Limits(settings)
     readiness = Readiness()
 
+    tracing.install(app, settings)
     errors.install(app)
     app.include_router(health.router(readiness))
 
     # The last one added is the first to see a request.
-    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=5)
+    app.add_middleware(Compression)
+    browsers.install(app, settings)
     app.add_middleware(Lifecycle, settings=settings, readiness=readiness, limits=limits)
 
     # Around them all, and around those that the service adds.
@@ -35,3 +40,4 @@ def install(app: FastAPI, settings: ServingSettings) -> None:
         return Requests(build(), limits=limits, log=log, outcomes=Outcomes(settings.log_level))
 
     app.build_middleware_stack = build_and_wrap  # type: ignore[method-assign]
+    return readiness

@@ -4,7 +4,7 @@ from typing import Literal
 
 from fastapi import APIRouter, Response, status
 
-from .readiness import Availability, Readiness
+from .readiness import Availability, Readiness, Report
 
 PATHS = frozenset({"/health/live", "/health/ready"})
 
@@ -21,11 +21,16 @@ def router(readiness: Readiness) -> APIRouter:
         """The process answers. It never asks a dependency: a restart would not mend one."""
         return {"status": "live"}
 
-    @router.get("/ready", responses={503: {"description": "Starting or draining"}})
-    async def ready(response: Response) -> dict[Literal["status"], Availability]:
-        """The process wants traffic: 503 while it starts and from the moment it drains."""
-        if readiness.availability is not Availability.READY:
+    @router.get(
+        "/ready",
+        response_model_exclude_none=True,
+        responses={503: {"model": Report, "description": "Starting, unavailable or draining"}},
+    )
+    async def ready(response: Response) -> Report:
+        """The process wants traffic: 503 while it starts, lacks what it requires, or drains."""
+        report = await readiness.report()
+        if report.status is not Availability.READY:
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-        return {"status": readiness.availability}
+        return report
 
     return router

@@ -27,6 +27,11 @@ def lower(value: object) -> object:
 
 Name = Annotated[str, BeforeValidator(lower), Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(split)]
+# As a browser says it: no path.
+Origin = Annotated[
+    str, BeforeValidator(lower), Field(pattern=r"^(?:\*|https?://[a-z0-9.-]+(?::[0-9]+)?)$")
+]
+Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)]
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -68,6 +73,11 @@ class ServingSettings(BaseSettings):
     # `*.example.com` for all below it; `*` leaves it to the proxy, which knows its names.
     allowed_hosts: Names = ("*",)
 
+    # Whether /docs, /redoc and /openapi.json are there; None: but in production.
+    docs: bool | None = None
+    # Whose scripts may ask; * for everybody's.
+    cors_origins: Origins = ()
+
 
 def load(settings: type[SettingsT]) -> SettingsT:
     """Read `settings` from the environment, or exit with status 3 and a line for each fault.
@@ -77,7 +87,7 @@ def load(settings: type[SettingsT]) -> SettingsT:
     try:
         return settings()
     except ValidationError as error:
-        faults = [f"{_variable(settings, e['loc'])}: {e['msg']}" for e in error.errors()]
+        faults = [f"{variable(settings, e['loc'])}: {e['msg']}" for e in error.errors()]
     except SettingsError as error:  # a list or a mapping that is not JSON
         faults = [str(error)]
     for fault in faults:
@@ -85,7 +95,8 @@ def load(settings: type[SettingsT]) -> SettingsT:
     raise SystemExit(STARTUP_FAILURE)
 
 
-def _variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
+def variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
+    """The environment variable of a field; of what is inside of it, with a dotted path behind."""
     name, *inner = map(str, location)
     prefix = settings.model_config.get("env_prefix", "")
     return ".".join([f"{prefix}{name}".upper(), *inner])

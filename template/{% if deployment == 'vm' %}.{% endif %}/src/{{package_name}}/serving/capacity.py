@@ -46,8 +46,11 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 
 
 def _memory_limits(root: Path) -> Iterator[int]:
-    """The bytes that each control group around this process may hold, where it has a limit."""
-    for controller, file in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+    """The machine's bytes, and those that each control group around this process may hold."""
+    yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    # Above memory.high, systemd's MemoryHigh, the kernel slows a process down.
+    files = (("", "memory.max"), ("", "memory.high"), ("memory", "memory.limit_in_bytes"))
+    for controller, file in files:
         for group in _groups(root, controller):
             match _text(group / file).split():
                 case [limit] if limit != "max":

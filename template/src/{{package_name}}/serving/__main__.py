@@ -1,0 +1,108 @@
+"""What the service runs with, and whether that fits: `python -m PACKAGE.serving [--quiet]`.
+
+Prints the variables in effect, one a line, secrets masked. Exits with status 0, or with 3 and a
+line for each fault on stderr.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+
+from . import target
+from .settings import STARTUP_FAILURE, Environment, ServingSettings, load, variable
+
+MASK = "**********"
+# Whole words: MONKEY is no key.
+SECRET_NAME = re.compile(
+    r"(?:\b|_)(?:pass(?:word|wd|phrase)?|pwd|secrets?|tokens?|credentials?|(?:api)?keys?)(?:\b|_)",
+    re.IGNORECASE,
+)
+URL_CREDENTIALS = re.compile(r"(?<=://)\S+(?=@)")
+DSN_CREDENTIALS = re.compile(
+    r"((?:password|passwd|pwd|secret|token|key)=)('[^']*'|[^\s&;,]+)", re.IGNORECASE
+)
+
+
+def main() -> None:
+    """Print and check what the environment says."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__}",
+        description="Print the configuration in effect, secrets masked, and check it.",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print faults only")
+    quiet = parser.parse_args().quiet
+
+    settings = load(settings_class())
+    found = [*target.faults(settings)]
+    if settings.environment is Environment.PRODUCTION:
+        found += missing_modules()
+    if not quiet:
+        print(*effective(settings), sep="\n")
+    for fault in found:
+        print(fault, file=sys.stderr)
+    raise SystemExit(STARTUP_FAILURE if found else 0)
+
+
+def settings_class() -> type[ServingSettings]:
+    """`Settings` of the service's own settings.py; those of the serving layer where it has none."""
+    module = f"{__package__.rpartition('.')[0]}.settings"
+    if find_spec(module) is None:
+        return ServingSettings
+    try:
+        found = getattr(import_module(module), "Settings", None)
+    except Exception as error:
+        print(f"{module} can't be imported: {type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(STARTUP_FAILURE) from None
+    if isinstance(found, type) and issubclass(found, ServingSettings):
+        return found
+    return ServingSettings
+
+
+def missing_modules() -> Iterator[str]:
+    """A line for each part of a fast uvicorn that can't be imported."""
+    for module in ("uvloop", "httptools"):
+        try:
+            import_module(module)
+        except ImportError as error:
+            yield f"ENVIRONMENT=production needs {module}: {error}: install uvicorn[standard]"
+
+
+def effective(settings: ServingSettings) -> Iterator[str]:
+    """Each variable with its value: those of the settings, then those that the server reads."""
+    values = settings.model_dump(mode="json", fallback=str)
+    for name, field in type(settings).model_fields.items():
+        alias = field.validation_alias
+        label = alias.upper() if isinstance(alias, str) else variable(type(settings), (name,))
+        yield f"{label}={shown(masked(label, values[name]))}"
+    for label, value in target.variables().items():
+        yield f"{label}={value}"
+
+
+def masked(name: str, value: object) -> object:
+    """`value` without what nobody should read: by its name, or by what a text looks like."""
+    if value and SECRET_NAME.search(name):
+        return MASK
+    if isinstance(value, dict):
+        return {key: masked(str(key), inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [masked(name, inner) for inner in value]
+    if isinstance(value, str):
+        return DSN_CREDENTIALS.sub(rf"\1{MASK}", URL_CREDENTIALS.sub(MASK, value))
+    return value
+
+
+def shown(value: object) -> str:
+    """One line, as the environment would hold it."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and value.isprintable():
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main()

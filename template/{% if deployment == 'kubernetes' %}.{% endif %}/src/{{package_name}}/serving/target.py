@@ -1,0 +1,25 @@
+"""What a pod needs of its environment, beside the settings."""
+
+import os
+from collections.abc import Iterator
+
+from . import proxies
+from .settings import Environment, ServingSettings
+
+
+def variables() -> dict[str, str]:
+    """What the server reads by itself, with its defaults."""
+    return {
+        "WEB_CONCURRENCY": os.environ.get("WEB_CONCURRENCY", "1"),
+        proxies.VARIABLE: proxies.trusted(),
+    }
+
+
+def faults(settings: ServingSettings) -> Iterator[str]:
+    """A line for each variable that doesn't fit."""
+    for name in ("WEB_CONCURRENCY", "UVICORN_WORKERS"):
+        if os.environ.get(name, "1") != "1":
+            yield f"{name}: 1, a pod has one process: ask for more pods instead"
+    yield from proxies.misread()
+    if proxies.trusted() == proxies.EVERYBODY and settings.environment is Environment.PRODUCTION:
+        yield f"{proxies.VARIABLE}: the network of the ingress; with * any client can forge its own"

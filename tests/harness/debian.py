@@ -1,0 +1,63 @@
+"""Debian as a directory of files: made once, and kept for the next run.
+
+Needs root and mmdebstrap, and a mirror the first time.
+"""
+
+import fcntl
+import hashlib
+import subprocess
+import tempfile
+from pathlib import Path
+
+from .images import CommandFailed
+
+CACHE = Path("/var/cache/fastapi-service-template")
+
+
+def tree(suite: str, packages: tuple[str, ...]) -> Path:
+    """The root of a Debian with those packages; it is everybody's, so don't write into it.
+
+    Processes that ask at once wait for each other. Raises `CommandFailed` when it can't be made.
+    """
+    key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
+    root = CACHE / f"{suite}-{key}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            _make(suite, packages, root)
+    return root
+
+
+def _make(suite: str, packages: tuple[str, ...], root: Path) -> None:
+    """Under another name first: what is there is whole."""
+    with tempfile.TemporaryDirectory(dir=CACHE) as unfinished:
+        made = Path(unfinished, "root")
+        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}"]
+        done = subprocess.run([*command, suite, str(made)], capture_output=True, text=True)
+        if done.returncode:
+            raise CommandFailed(done.returncode, command, done.stdout, done.stderr)
+        made.rename(root)
+
+
+# What is mounted is seen by this process alone, and goes with it.
+CHROOT = """
+set -e
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+cp -a "$2/." /mnt/upper
+mount -t overlay -o "lowerdir=$1,upperdir=/mnt/upper,workdir=/mnt/work" overlay /mnt/root
+shift 2
+exec chroot /mnt/root "$@"
+"""
+
+
+def run_in(root: Path, files: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in a tree with those files added, for its own eyes; its streams as one.
+
+    It has no network and nothing of it stays.
+    """
+    shell = ("unshare", "--mount", "--net", "sh", "-c", CHROOT, "sh", str(root), str(files))
+    return subprocess.run(
+        [*shell, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )

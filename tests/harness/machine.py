@@ -1,0 +1,247 @@
+"""A booted Debian 12: its own systemd, journal, nginx and ssh, in namespaces of its own.
+
+Needs Linux and what `missing_tools` looks for. It has no network but its loopback, which the
+harness reaches through `namespace`; uv takes from this machine's cache what was synced here before.
+Nothing is left of it after the block, or when the tests are killed.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from . import debian
+from .images import CERTIFICATES, CommandFailed
+from .project import UV
+
+SUITE = "bookworm"
+PYTHON = "3.11"
+"""What that Debian ships."""
+
+# What deploy would install is there: inside there is no mirror.
+PACKAGES = (
+    "ca-certificates",
+    "curl",
+    "dbus",
+    "iproute2",
+    "nginx",
+    "openssh-client",
+    "openssh-server",
+    "openssl",
+    "procps",
+    "python3",
+    "python3-venv",
+    "systemd",
+    "systemd-sysv",
+)
+
+ENVIRONMENT = {
+    "HOME": "/root",
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+}
+
+UV_CACHE = "/var/cache/uv"
+UV_SETTINGS = f"""
+cache-dir = "{UV_CACHE}"
+link-mode = "copy"
+offline = true
+"""
+
+# When the tests are killed, the kernel ends everything in the process namespace, and with it the
+# mounts, which nobody else sees.
+ALONE = (
+    *("setpriv", "--pdeathsig=KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+
+# A control group of its own: nspawn
+# names the one below it `payload`, and two machines must not share that.
+BOOT = """
+set -e
+for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
+    if [ -e $hierarchy/cgroup.procs ]; then
+        mkdir -p $hierarchy/$0
+        echo 0 >$hierarchy/$0/cgroup.procs
+    fi
+done
+mount -t tmpfs tmpfs /run
+mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/root"
+cd "$2"
+shift 2
+exec systemd-nspawn --directory=root --machine="$0" "$@"
+"""
+
+# nspawn's exit status when the machine asked for a reboot.
+REBOOT = 133
+
+
+def missing_tools() -> list[str]:
+    """Names what this machine lacks to boot another one: programs, or being `root`."""
+    tools = ("mmdebstrap", "nsenter", "setpriv", "systemd-nspawn", "unshare")
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    return missing if os.geteuid() == 0 else [*missing, "root"]
+
+
+@contextmanager
+def boot() -> Iterator["Machine"]:
+    """A machine that has just been installed; raises `AssertionError` when it doesn't boot."""
+    root = debian.tree(SUITE, PACKAGES)
+    with TemporaryDirectory(prefix="machine-", ignore_cleanup_errors=True) as directory:
+        machine = Machine(root, Path(directory))
+        try:
+            machine.start()
+            yield machine
+        finally:
+            machine.cut_off()
+
+
+class Machine:
+    """A Debian that runs, or that reboots."""
+
+    def __init__(self, tree: Path, directory: Path) -> None:
+        self.name = f"machine-{uuid.uuid4().hex[:8]}"
+        self.leader = 0
+        """Its first process, as this machine numbers it."""
+        self._tree = tree
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        for name in ("upper", "work", "root"):
+            (directory / name).mkdir()
+        (directory / "uv.toml").write_text(UV_SETTINGS)
+        (directory / "upper/etc").mkdir()
+        (directory / "upper/etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n")
+
+    @property
+    def namespace(self) -> Path:
+        """Its network, for whoever wants to reach its ports."""
+        return Path(f"/proc/{self.leader}/ns/net")
+
+    @property
+    def root(self) -> Path:
+        """Its files, also while a service hides some of them from itself."""
+        return Path(f"/proc/{self.leader}/root")
+
+    def start(self) -> None:
+        """Boot, and return once systemd has started what is enabled."""
+        cache = subprocess.run([UV, "cache", "dir"], check=True, capture_output=True, text=True)
+        binds = (
+            f"--bind={cache.stdout.strip()}:{UV_CACHE}",
+            f"--bind-ro={UV}:/usr/local/bin/uv",
+            f"--bind-ro={self._directory / 'uv.toml'}:/etc/uv/uv.toml",
+            f"--bind-ro={CERTIFICATES}",
+        )
+        options = ("--boot", "--register=no", "--keep-unit", "--private-network", "--console=pipe")
+        apart = ("--resolv-conf=off", "--timezone=off", "--link-journal=no")
+        shell = (*ALONE, "sh", "-c", BOOT, self.name, self._tree, self._directory)
+        console = self._directory / "console"
+        with console.open("ab") as file:
+            self._process = subprocess.Popen(
+                [*shell, *options, *apart, *binds],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.wait_until(self._booted, "booted")
+
+    def _booted(self) -> bool:
+        assert self._process
+        console = self._directory / "console"
+        assert self._process.poll() is None, console.read_text(errors="replace")
+        for nspawn in _children(self._process.pid):
+            for leader in _children(nspawn):
+                if _program(leader) == "systemd":
+                    self.leader = leader
+                    state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
+                    assert state != "degraded", self.run("systemctl", "--failed").stdout
+                    return state == "running"
+        return False
+
+    def run(
+        self,
+        *command: str,
+        given: str = "",
+        env: Mapping[str, str] | None = None,
+        check: bool = True,
+        timeout: float = 180,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside as root, `given` on its stdin; both its streams are in `stdout`.
+
+        A failure raises `CommandFailed`, one that takes more than `timeout` seconds
+        `subprocess.TimeoutExpired`.
+        """
+        done = subprocess.run(
+            ["nsenter", f"--target={self.leader}", "--all", *command],
+            input=given,
+            env={**ENVIRONMENT, **(env or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+        )
+        if check and done.returncode:
+            raise CommandFailed(done.returncode, command, done.stdout, "")
+        return done
+
+    def journal(self, unit: str) -> list[str]:
+        """The lines that a unit, and systemd about it, have said since the machine was made."""
+        self.run("journalctl", "--sync")
+        return self.run(
+            "journalctl", "--output=cat", "--quiet", f"--unit={unit}"
+        ).stdout.splitlines()
+
+    def show(self, unit: str, field: str) -> str:
+        """What systemd knows about a unit: the value of `MainPID`, `ActiveState`…"""
+        return self.run("systemctl", "show", "--value", f"--property={field}", unit).stdout.strip()
+
+    def wait_until(self, condition: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
+        """Return once it is so; raises `AssertionError` with `what` when it never is."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"never {what}"
+            time.sleep(0.05)
+
+    def reboot(self) -> None:
+        """Shut down as an admin would, and boot again with the same files."""
+        assert self._process
+        self.run("systemctl", "reboot", check=False)
+        assert self._process.wait(timeout=120) == REBOOT
+        self.start()
+
+    def cut_off(self) -> None:
+        """End everything that runs in it, at once."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.kill()  # what is in the machine goes with it
+        self._process.wait()
+        for hierarchy in Path("/sys/fs/cgroup").glob(f"**/{self.name}"):
+            self.wait_until(partial(_removed, hierarchy), "empty")
+
+
+def _children(process: int) -> list[int]:
+    with suppress(FileNotFoundError):
+        children = Path(f"/proc/{process}/task/{process}/children").read_text()
+        return [int(child) for child in children.split()]
+    return []
+
+
+def _program(process: int) -> str | None:
+    with suppress(OSError):  # it may be no more
+        return os.path.basename(os.readlink(f"/proc/{process}/exe"))
+    return None
+
+
+def _removed(group: Path) -> bool:
+    """Remove a control group with those in it; whether no process is left that keeps one."""
+    for directory, _, _ in os.walk(group, topdown=False):
+        with suppress(OSError):
+            os.rmdir(directory)
+    return not group.exists()

@@ -1,0 +1,169 @@
+"""A service to deploy on a machine: a rendered project with routes to watch it from outside."""
+
+import asyncio
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import machine
+from .load import Load, Tally
+from .machine import Machine
+from .project import Project, find_python
+
+ROUTES = """
+import asyncio  # noqa: E402
+import os  # noqa: E402
+
+from fastapi import Request, WebSocket  # noqa: E402
+
+VERSION = "1"
+
+
+@app.get("/version")
+async def version() -> str:
+    return VERSION
+
+
+@app.get("/worker")
+async def worker() -> int:
+    return os.getpid()
+
+
+@app.get("/hold")
+async def hold(seconds: float) -> int:
+    await asyncio.sleep(seconds)
+    return os.getpid()
+
+
+@app.post("/echo")
+async def echo(request: Request) -> str:
+    return (await request.body()).decode()
+
+
+@app.websocket("/echo")
+async def chat(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text(await socket.receive_text())
+"""
+
+SETTINGS = "WEB_CONCURRENCY=2\n"
+
+MIXED = ("/version", "POST /echo", "/large-response?size_kb=4")
+LOAD_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Service:
+    """A checkout on a machine, as `deploy` finds it on a host."""
+
+    machine: Machine
+    slug: str
+    package: str
+    path: str
+    """Its directory there."""
+
+    @property
+    def unit(self) -> str:
+        return f"{self.slug}.service"
+
+    def deploy(self, *options: str, check: bool = True) -> tuple[int, list[str]]:
+        """Run its deploy script there; its exit status, and the lines that it said."""
+        done = self.machine.run(f"{self.path}/deploy/vm/deploy", *options, check=check)
+        return done.returncode, done.stdout.splitlines()
+
+    def install(self) -> None:
+        """Deploy it for the first time; nginx takes the site a moment after its reload."""
+        self.deploy()
+        self.machine.wait_until(lambda: self.status("/version") == 200, "installed")
+
+    def edit(self, name: str, pattern: str, new: str) -> None:
+        """Replace the one place in a file of the checkout where a regular expression matches."""
+        file = self.machine.root / self.path.lstrip("/") / name
+        text, replaced = re.subn(pattern, lambda _: new, file.read_text(), flags=re.MULTILINE)
+        assert replaced == 1, f"{name}: {replaced} times {pattern!r}"
+        file.write_text(text)
+
+    def release(self, version: str) -> None:
+        """Change the checkout so that it is another version."""
+        self.edit(f"src/{self.package}/app.py", '^VERSION = ".*"$', f'VERSION = "{version}"')
+
+    def settings(self, text: str) -> None:
+        """Write the host's settings, for root alone."""
+        self.machine.run(
+            "install", "-D", "-m600", "/dev/stdin", f"/etc/{self.slug}/env", given=text
+        )
+
+    def ask(self, path: str, *options: str) -> str:
+        """What it answers through nginx, from inside; `options` are curl's."""
+        url = f"http://localhost{path}"
+        return self.machine.run("curl", "--silent", "--show-error", *options, url).stdout
+
+    def status(self, path: str, *options: str) -> int:
+        """The status of its answer; 0 for none."""
+        url = f"http://localhost{path}"
+        curl = ("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}")
+        return int(self.machine.run(*curl, *options, url, check=False).stdout)
+
+    @property
+    def version(self) -> str:
+        """Which version answers."""
+        return self.ask("/version", "--fail").strip('"')
+
+    @property
+    def workers(self) -> list[int]:
+        """The process ids of gunicorn's workers, inside."""
+        master = self.machine.show(self.unit, "MainPID")
+        return [int(pid) for pid in self.machine.run("pgrep", "-P", master).stdout.split()]
+
+    def under_load(
+        self,
+        event: Callable[[], object],
+        *,
+        requests: int = 20_000,
+        rate: float | None = None,
+        paths: tuple[str, ...] = MIXED,
+    ) -> Tally:
+        """Let something happen in the middle of a load through nginx.
+
+        The load, at most `rate` requests a second, lasts until the event is over and so many
+        requests are answered. Raises what the event raises, and `TimeoutError`.
+        """
+
+        async def load() -> Tally:
+            load = Load(80, list(paths), rate=rate, namespace=self.machine.namespace)
+            async with asyncio.timeout(LOAD_SECONDS):
+                await load.answered(requests // 10)
+                await asyncio.to_thread(event)
+                await load.answered(max(requests, load.tally.answered + requests // 10))
+                return await load.stop()
+
+        return asyncio.run(load())
+
+
+def prepare(project: Project, directory: Path) -> Project:
+    """A copy of a rendered project with the routes above, locked; uv's cache has what it takes.
+
+    Raises `LookupError` when this machine lacks the Python of the machine that will run it.
+    """
+    python = find_python(machine.PYTHON)
+    if python is None:
+        raise LookupError(f"there is no Python {machine.PYTHON}")
+    left_out = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache")
+    shutil.copytree(project.path, directory, ignore=left_out)
+    prepared = Project(directory, python)
+    with (directory / f"src/{project.package}/app.py").open("a") as app:
+        app.write(ROUTES)
+    prepared.uv("sync", "--quiet", "--no-dev", "--no-editable")
+    shutil.rmtree(directory / ".venv")
+    return prepared
+
+
+def check_out(project: Project, machine: Machine, path: str = "/root/checkout") -> Service:
+    """Put a prepared project on a machine that knows nothing of it but a few settings."""
+    shutil.copytree(project.path, machine.root / path.lstrip("/"))
+    answers = project.answers
+    service = Service(machine, answers["project_slug"], answers["package_name"], path)
+    service.settings(SETTINGS)
+    return service

@@ -1,0 +1,342 @@
+"""deploy/vm/deploy on a booted Debian, from nothing to serving, and what it does when it can't."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from .harness import machine
+from .harness.machine import Machine
+from .harness.project import Project
+from .harness.service import Service, check_out
+
+NEVER_READY = """
+from starlette.responses import PlainTextResponse  # noqa: E402
+
+
+class NeverReady:
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        app = self.app if scope.get("path") != "/health/ready" else PlainTextResponse("no", 503)
+        await app(scope, receive, send)
+
+
+app.add_middleware(NeverReady)
+"""
+
+OPT_MIB = 1024
+"""What releases have room in."""
+
+
+@pytest.fixture(scope="module")
+def bare(checkout: Service) -> Service:
+    """The checkout on a machine where /opt has a limit."""
+    checkout.machine.run("mount", "-t", "tmpfs", "-o", f"size={OPT_MIB}m", "tmpfs", "/opt")
+    return checkout
+
+
+@pytest.fixture
+def other(watched: Project) -> Iterator[Service]:
+    """A checkout on a machine of its own, to spoil."""
+    with machine.boot() as booted:
+        yield check_out(watched, booted)
+
+
+def files(machine: Machine) -> str:
+    """Every file of the machine that a deploy might change, with its time."""
+    places = ("/etc", "/opt", "/usr", "/home", "/root", "/run/systemd/system")
+    return machine.run("find", *places, "-printf", "%p %l %m %T@\\n").stdout
+
+
+def master(service: Service) -> str:
+    return service.machine.show(service.unit, "MainPID")
+
+
+def assert_still_serves(service: Service, version: str, process: str) -> None:
+    assert service.version == version
+    assert master(service) == process, "it was not even restarted"
+    assert service.status("/health/ready") == 200
+    assert service.machine.show(f"{service.slug}-next.service", "ActiveState") == "inactive"
+
+
+# ── Bad input, before there is anything ───────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--nonsense"], "deploy: --nonsense is no option: --host, --rollback and --dry-run are"),
+        (["--host"], "deploy: --host takes the name of a host"),
+        (["--rollback"], "deploy: there is no previous release"),
+    ],
+)
+def test_what_it_can_not_do_is_one_line(bare: Service, options: list[str], said: str) -> None:
+    before = files(bare.machine)
+
+    status, lines = bare.deploy(*options, check=False)
+
+    assert (status, lines) == (1, [said])
+    assert files(bare.machine) == before
+
+
+def test_without_a_lock_file_or_root_it_says_so(bare: Service) -> None:
+    script = f"{bare.path}/deploy/vm/deploy"
+    copy = "cp -r /root/checkout /srv/checkout && cd /srv/checkout && "
+    nobody = bare.machine.run(
+        "sh", "-c", f"{copy} setpriv --reuid=nobody --clear-groups deploy/vm/deploy", check=False
+    )
+    bare.machine.run("mv", f"{bare.path}/uv.lock", "/root/uv.lock")
+    unlocked = bare.machine.run(script, check=False)
+    bare.machine.run("mv", "/root/uv.lock", f"{bare.path}/uv.lock")
+
+    assert nobody.returncode == unlocked.returncode == 1
+    assert nobody.stdout == "deploy: it installs packages, a user and units: run it as root\n"
+    assert unlocked.stdout == (
+        f"deploy: {bare.path} has no uv.lock: uv sync writes it, commit it\n"
+    )
+
+
+def test_a_port_80_that_is_taken_is_one_line(other: Service) -> None:
+    other.machine.run("systemctl", "stop", "nginx")
+    other.machine.run("systemd-run", "--unit=squatter", "python3", "-m", "http.server", "80")
+    other.machine.wait_until(lambda: other.status("/") == 200, "taken")
+
+    status, lines = other.deploy(check=False)
+
+    assert status == 1
+    assert re.fullmatch(r"deploy: port 80 is taken by another than nginx: .*python3.*", lines[-1])
+
+
+# ── From nothing to serving, and again ────────────────────────────────────────────────────────
+
+
+def test_a_dry_run_on_a_new_host_changes_nothing(bare: Service) -> None:
+    before = files(bare.machine)
+
+    status, lines = bare.deploy("--dry-run")
+
+    assert status == 0
+    assert any(line.startswith("user ") for line in lines), lines
+    assert any(line.startswith("release ") for line in lines), lines
+    assert files(bare.machine) == before
+
+
+def test_it_installs_from_nothing(bare: Service) -> None:
+    bare.install()
+
+    machine, slug = bare.machine, bare.slug
+    assert bare.version == "1"
+    assert machine.run("passwd", "--status", slug).stdout.split()[1] == "L"
+    assert machine.run("getent", "passwd", slug).stdout.endswith(":/usr/sbin/nologin\n")
+    assert machine.run("stat", "--format=%a %U", f"/etc/{slug}/env").stdout == "600 root\n"
+    for unit in (bare.unit, f"{slug}.socket", "nginx"):
+        assert machine.run("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
+    for process in [master(bare), *map(str, bare.workers)]:
+        assert machine.run("ps", "-o", "user:32=", process).stdout.strip() == slug
+    assert "Welcome to nginx" not in bare.ask("/")
+
+
+def test_a_second_deploy_changes_nothing(bare: Service) -> None:
+    before, process = files(bare.machine), master(bare)
+
+    status, lines = bare.deploy()
+
+    assert status == 0
+    assert len(lines) == 1
+    assert lines[0].endswith("serves already")
+    assert files(bare.machine) == before
+    assert_still_serves(bare, "1", process)
+
+
+def test_a_dry_run_of_a_new_version_changes_nothing(bare: Service) -> None:
+    bare.release("2")
+    before, process = files(bare.machine), master(bare)
+
+    status, lines = bare.deploy("--dry-run")
+
+    assert status == 0
+    assert any("restart" in line for line in lines), lines
+    assert files(bare.machine) == before
+    assert_still_serves(bare, "1", process)
+
+
+def test_over_ssh_it_does_the_same(bare: Service) -> None:
+    """From the account of somebody who is not root there, with a key for one who is."""
+    bare.machine.run(
+        "sh",
+        "-ec",
+        f"""
+        useradd --create-home dev
+        cp -r {bare.path} /home/dev/checkout
+        chown -R dev: /home/dev
+        runuser -u dev -- ssh-keygen -q -N '' -t ed25519 -f /home/dev/.ssh/id_ed25519
+        ssh-keyscan localhost 2>/dev/null >/home/dev/.ssh/known_hosts
+        install -D -m600 /home/dev/.ssh/id_ed25519.pub /root/.ssh/authorized_keys
+        """,
+    )
+
+    script = "/home/dev/checkout/deploy/vm/deploy"
+    done = bare.machine.run("runuser", "-u", "dev", "--", script, "--host", "root@localhost")
+
+    assert done.stdout.splitlines()[-1].endswith(" serves")
+    assert bare.version == "2"
+    assert not bare.machine.run("find", "/tmp", "-name", "tmp.*").stdout, "it has cleaned up"
+
+
+# ── What does not work leaves alone what does ─────────────────────────────────────────────────
+
+
+@pytest.fixture
+def serving(bare: Service) -> Iterator[tuple[Service, str, str]]:
+    """The service, with the version and the process that serve; the checkout and the settings are
+    mended again."""
+    settings = f"/etc/{bare.slug}/env"
+    bare.machine.run("cp", "-a", bare.path, "/root/whole")
+    bare.machine.run("cp", "-a", settings, "/root/settings")
+    yield bare, bare.version, master(bare)
+    bare.machine.run("sh", "-c", f"rm -r {bare.path} && mv /root/whole {bare.path}")
+    bare.machine.run("mv", "/root/settings", settings)
+
+
+Serving = tuple[Service, str, str]
+
+
+def test_a_version_that_does_not_start_never_serves(serving: Serving) -> None:
+    service, *before = serving
+    service.edit(f"src/{service.package}/app.py", "^VERSION = .*$", 'raise RuntimeError("broken")')
+
+    status, lines = service.deploy(check=False)
+
+    assert status == 1
+    assert any(line.endswith("Error: broken") for line in lines), lines
+    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ goes on serving", lines[-1])
+    assert_still_serves(service, *before)
+
+
+def test_a_version_that_is_never_ready_never_serves(serving: Serving) -> None:
+    service, *before = serving
+    app = service.machine.root / service.path.lstrip("/") / f"src/{service.package}/app.py"
+    app.write_text(app.read_text() + NEVER_READY)
+    unit = f"deploy/vm/systemd/{service.slug}.service"
+    service.edit(unit, r"--retry-max-time \d+", "--retry-max-time 3")
+
+    status, lines = service.deploy(check=False)
+
+    assert status == 1
+    assert any("503" in line for line in lines), lines
+    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ goes on serving", lines[-1])
+    assert_still_serves(service, *before)
+
+
+@pytest.mark.parametrize("setting", ["ENVIRONMENT=prod", "WEB_CONCURRENCY=many"])
+def test_a_wrong_setting_is_a_line_that_names_it(serving: Serving, setting: str) -> None:
+    service, *before = serving
+    service.settings(setting + "\n")
+
+    status, lines = service.deploy(check=False)
+
+    assert status == 1
+    name = setting.partition("=")[0]
+    assert sum(line.startswith(f"{name}: ") for line in lines) == 1, lines
+    assert not any("Traceback" in line for line in lines)
+    assert_still_serves(service, *before)
+
+
+def test_a_key_that_nginx_can_not_use_is_a_line(serving: Serving) -> None:
+    service, *before = serving
+    tls = f"/etc/{service.slug}/tls"
+    certificate(service)
+    service.machine.run("sh", "-c", f"echo garbage >{tls}/privkey.pem")
+
+    status, lines = service.deploy(check=False)
+
+    assert status == 1
+    assert any("privkey.pem" in line for line in lines), lines
+    assert re.fullmatch(r"deploy: nginx does not take the site; \S+ goes on serving", lines[-1])
+    assert_still_serves(service, *before)
+    service.machine.run("nginx", "-t")  # else it would not come back from a reboot
+    service.machine.run("rm", "-r", tls)
+
+
+def certificate(service: Service) -> None:
+    """A self-made certificate where the site looks for it."""
+    tls = f"/etc/{service.slug}/tls"
+    service.machine.run("mkdir", tls)
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    out = ("-keyout", f"{tls}/privkey.pem", "-out", f"{tls}/fullchain.pem")
+    service.machine.run("openssl", "req", "-x509", *key, *out, "-subj", "/CN=localhost")
+
+
+def test_a_full_disk_is_a_line(serving: Serving) -> None:
+    service, *before = serving
+    used = service.machine.run("df", "--output=used", "--block-size=1M", "/opt").stdout.split()[1]
+    resize(service, int(used) + 5)
+    service.release("too big")
+
+    status, lines = service.deploy(check=False)
+    resize(service, OPT_MIB)
+
+    assert status != 0
+    assert any("No space left on device" in line for line in lines), lines
+    assert_still_serves(service, *before)
+
+
+def resize(service: Service, mebibytes: int) -> None:
+    service.machine.run("mount", "-o", f"remount,size={mebibytes}m", "/opt")
+
+
+def test_a_socket_directory_that_nginx_can_not_enter_is_mended(serving: Serving) -> None:
+    service, *before = serving
+    service.machine.run("chmod", "700", f"/run/{service.slug}")
+    service.machine.run("systemctl", "restart", "nginx")  # it may still hold connections
+    assert service.status("/version") == 502
+
+    status, lines = service.deploy()
+
+    assert status == 0
+    assert lines[0] == (
+        f"socket     /run/{service.slug}: its mode 700 kept nginx out, now it is 755"
+    )
+    assert_still_serves(service, *before)
+
+
+def test_a_deploy_that_was_cut_off_is_finished_by_the_next(serving: Serving) -> None:
+    service, version, _ = serving
+    service.release("cut off")
+    service.machine.run(
+        "bash",
+        "-c",
+        f"""
+        setsid {service.path}/deploy/vm/deploy & deploy=$!
+        until systemctl --quiet is-active {service.slug}-next.service; do sleep 0.1; done
+        kill -9 -- -$deploy
+        """,
+    )
+    assert service.version in (version, "cut off")
+
+    status, lines = service.deploy()
+
+    assert status == 0
+    assert any(line.endswith(("serves", "serves already")) for line in lines), lines
+    assert_still_serves(service, "cut off", master(service))
+
+
+def test_new_settings_are_rehearsed_and_taken_over(bare: Service) -> None:
+    bare.deploy()
+    process = master(bare)
+    bare.settings("WEB_CONCURRENCY=1\n")
+
+    _, lines = bare.deploy()
+
+    assert any(line.startswith("rehearsal ") for line in lines), lines
+    assert master(bare) != process
+    assert len(bare.workers) == 1
+    assert bare.deploy()[1][-1].endswith("serves already")
+
+
+def test_old_releases_go(bare: Service) -> None:
+    releases = bare.machine.run("ls", f"/opt/{bare.slug}/releases").stdout.split()
+
+    assert len(releases) <= 3, releases
