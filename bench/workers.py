@@ -137,7 +137,7 @@ class Bench:
 def main() -> None:
     seconds, rounds = [*map(int, sys.argv[1:]), *(3, 5)[len(sys.argv) - 1 :]]
     with TemporaryDirectory() as directory:
-        project = rendered(Path(directory), "vm", request_timeout_seconds=1)
+        project = rendered(Path(directory), deployment="vm", request_timeout_seconds=1)
         project.uv("sync", "--quiet", "--no-dev")
         (project.path / "watched.py").write_text(APPLICATION.format(package=project.package))
         bench = Bench(project, Path(directory))
