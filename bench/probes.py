@@ -91,12 +91,12 @@ def main() -> None:
         print(f"the manifest: {allowed(project)}")
 
 
-def rendered(directory: Path) -> Project:
-    """The service of the documentation, below an empty directory."""
+def rendered(directory: Path, **answers: object) -> Project:
+    """The service of the documentation, below an empty directory, with other answers if any."""
     os.environ["COPIER_SETTINGS_PATH"] = str(directory / "settings.yml")
     Path(directory, "settings.yml").write_text("{}\n")
     project = Project(directory / "service")
-    answers = {"project_name": "Orders API", "deployment": "kubernetes"}
+    answers = {"project_name": "Orders API", "deployment": "kubernetes", **answers}
     render(snapshot(directory / "template"), project.path, answers)
     return project
 

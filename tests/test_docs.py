@@ -46,7 +46,7 @@ def release_news(template: Path) -> None:
     """A release after the latest, with news in each kind of file."""
     news = {
         "template/.gitignore": (".ruff_cache/\n", ".ruff_cache/\n.news/\n"),
-        "template/pyproject.toml.jinja": (r'("fastapi>=[\d.]+)', r"\1,<999"),
+        "template/pyproject.toml.jinja": (r'("fastapi.*>=[\d.]+)', r"\1,<999"),
         "template/*/Dockerfile.jinja": (r"\Z", "# news\n"),
         "template/src/*/serving/health.py": (r"\Z", "# news\n"),
     }

@@ -358,6 +358,3 @@ def test_updates_through_renovate_are_on(render: Render) -> None:
 
     renovate = yaml.safe_load((project.path / "renovate.json").read_text())
     assert renovate["copier"]["enabled"] is True
-    assert all(
-        (project.path / name).is_file() for name in renovate["packageRules"][0]["matchFileNames"]
-    )

@@ -190,11 +190,14 @@ def test_over_ssh_it_does_the_same(bare: Service) -> None:
 
 @pytest.fixture
 def serving(bare: Service) -> Iterator[tuple[Service, str, str]]:
-    """The service, with the version and the process that serve; the checkout is mended again."""
+    """The service, with the version and the process that serve; the checkout and the settings are
+    mended again."""
+    settings = f"/etc/{bare.slug}/env"
     bare.machine.run("cp", "-a", bare.path, "/root/whole")
+    bare.machine.run("cp", "-a", settings, "/root/settings")
     yield bare, bare.version, master(bare)
     bare.machine.run("sh", "-c", f"rm -r {bare.path} && mv /root/whole {bare.path}")
-    bare.settings("WEB_CONCURRENCY=2\n")
+    bare.machine.run("mv", "/root/settings", settings)
 
 
 Serving = tuple[Service, str, str]
@@ -217,12 +220,12 @@ def test_a_version_that_is_never_ready_never_serves(serving: Serving) -> None:
     app = service.machine.root / service.path.lstrip("/") / f"src/{service.package}/app.py"
     app.write_text(app.read_text() + NEVER_READY)
     unit = f"deploy/vm/systemd/{service.slug}.service"
-    service.edit(unit, r"--retry-max-time \d+", "--retry-max-time 3")
+    service.edit(unit, r"seq \d+", "seq 3")
 
     status, lines = service.deploy(check=False)
 
     assert status == 1
-    assert any("503" in line for line in lines), lines
+    assert "not ready after 40 s" in lines, "\n".join(lines)
     assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ goes on serving", lines[-1])
     assert_still_serves(service, *before)
 
@@ -231,7 +234,6 @@ def test_a_version_that_is_never_ready_never_serves(serving: Serving) -> None:
 def test_a_wrong_setting_is_a_line_that_names_it(serving: Serving, setting: str) -> None:
     service, *before = serving
     service.settings(setting + "\n")
-    service.release("with a wrong setting")
 
     status, lines = service.deploy(check=False)
 
@@ -319,6 +321,19 @@ def test_a_deploy_that_was_cut_off_is_finished_by_the_next(serving: Serving) -> 
     assert status == 0
     assert any(line.endswith(("serves", "serves already")) for line in lines), lines
     assert_still_serves(service, "cut off", master(service))
+
+
+def test_new_settings_are_rehearsed_and_taken_over(bare: Service) -> None:
+    bare.deploy()
+    process = master(bare)
+    bare.settings("WEB_CONCURRENCY=1\n")
+
+    _, lines = bare.deploy()
+
+    assert any(line.startswith("rehearsal ") for line in lines), lines
+    assert master(bare) != process
+    assert len(bare.workers) == 1
+    assert bare.deploy()[1][-1].endswith("serves already")
 
 
 def test_old_releases_go(bare: Service) -> None:

@@ -1,6 +1,7 @@
 """The public side of a booted Debian: nginx and what is behind it, plain and with TLS."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -84,6 +85,26 @@ def test_a_websocket_passes(site: Service) -> None:
     done = site.machine.run(python, "-c", CHAT)
 
     assert done.stdout == "through nginx\n"
+
+
+@pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])
+def test_compresses_once_and_only_what_is_worth_it(site: Service, coding: str) -> None:
+    """In the service: nginx passes on what it gets, and compresses nothing by itself."""
+    plain, _ = downloaded(site, "/large-response", "identity")
+    packed, encodings = downloaded(site, "/large-response", coding)
+
+    assert encodings == [coding]
+    assert packed < plain / 4
+    assert downloaded(site, "/large-response", "identity")[1] == []
+    assert downloaded(site, "/version", "zstd, br, gzip")[1] == []
+
+
+def downloaded(service: Service, path: str, accepted: str) -> tuple[int, list[str]]:
+    """The bytes of a body as it came, and its content encodings."""
+    header = ("--header", f"Accept-Encoding: {accepted}")
+    write = ("--write-out", "%{size_download}", "--output", "/dev/null", "--dump-header", "-")
+    head, _, size = service.ask(path, *header, *write).rpartition("\n")
+    return int(size), re.findall(r"^content-encoding: (\S+)", head, re.I | re.M)
 
 
 def test_nobody_can_forge_an_address_or_a_request_id(site: Service) -> None:

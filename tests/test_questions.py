@@ -66,6 +66,8 @@ UNUSABLE_NETWORK = "'proxy_network': an IPv4 network without host bits such as 1
         ("proxy_network", "10.256.0.0/16", UNUSABLE_NETWORK),
         ("proxy_network", "010.0.0.0/8", UNUSABLE_NETWORK),
         ("proxy_network", "10.0.0.0/8\n", UNUSABLE_NETWORK),
+        ("ci", "jenkins", "'ci': 'jenkins' is not in ['github', 'gitlab', 'none']"),
+        ("dependency_updates", "pyup", "'pyup' is not in ['renovate', 'dependabot', 'none']"),
     ],
 )
 def test_a_bad_answer_is_refused_with_a_line(
@@ -96,6 +98,21 @@ def test_the_command_ends_with_the_line_and_fails(
 
     assert done.returncode != 0
     assert line in done.stderr.splitlines()[-1]
+    assert not (tmp_path / "shop").exists()
+
+
+def test_gitlab_has_no_dependabot(template: Path, tmp_path: Path) -> None:
+    done = copy(
+        template,
+        tmp_path / "shop",
+        "project_name=Orders API",
+        "deployment=vm",
+        "ci=gitlab",
+        "dependency_updates=dependabot",
+    )
+
+    assert done.returncode != 0
+    assert "GitLab has no Dependabot: renovate or none" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "shop").exists()
 
 

@@ -27,6 +27,29 @@ FOREIGN_WORDS = {
 }
 EVERY_COMBINATION = list(itertools.product(TARGETS, PYTHONS))
 
+# Which files each answer brings; none of them brings none.
+OF_CI = {
+    "github": {
+        ".github/workflows/ci.yml",
+        ".github/workflows/release.yml",
+        ".github/workflows/scan.yml",
+        ".github/workflows/template-update.yml",
+    },
+    "gitlab": {".gitlab-ci.yml"},
+    "none": set(),
+}
+OF_UPDATES = {
+    "renovate": {"renovate.json"},
+    "dependabot": {".github/dependabot.yml"},
+    "none": set(),
+}
+EVERY_CI = [
+    {"ci": ci, "dependency_updates": updates}
+    for ci, updates in itertools.product(OF_CI, OF_UPDATES)
+    if (ci, updates) != ("gitlab", "dependabot")  # refused: test_questions.py
+]
+every_ci = pytest.mark.parametrize("answers", EVERY_CI, ids=lambda given: "-".join(given.values()))
+
 
 def files(project: Project) -> list[Path]:
     """The rendered files, relative to the project, in order."""
@@ -56,12 +79,26 @@ def test_the_paths_are_those_of_the_manifest(render: Render, target: str) -> Non
     )
 
 
+@every_ci
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_word_of_the_other_target(render: Render, target: str) -> None:
+def test_ci_and_updates_bring_their_own_files_alone(
+    render: Render, target: str, answers: dict[str, str]
+) -> None:
+    manifest = Path(__file__).with_name("manifest") / f"{target}.txt"
+    common = {*manifest.read_text().splitlines()} - OF_CI["github"] - OF_UPDATES["renovate"]
+
+    rendered = {str(name) for name in files(render(deployment=target, **answers))}
+
+    assert rendered == (common | OF_CI[answers["ci"]] | OF_UPDATES[answers["dependency_updates"]])
+
+
+@every_ci
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_word_of_the_other_target(render: Render, target: str, answers: dict[str, str]) -> None:
     words = re.compile(FOREIGN_WORDS[target], re.IGNORECASE)
     found = {
         f"{name}: {match[0]}"
-        for name, text in texts(render(deployment=target)).items()
+        for name, text in texts(render(deployment=target, **answers)).items()
         for match in [words.search(text), words.search(str(name))]
         if match
     }
@@ -76,14 +113,15 @@ def test_each_target_does_hold_the_words_that_the_other_must_not(render: Render)
         assert len(set(re.findall(FOREIGN_WORDS[other], everything, re.IGNORECASE))) > 3
 
 
+@every_ci
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_scar_of_the_template(render: Render, target: str) -> None:
+def test_no_scar_of_the_template(render: Render, target: str, answers: dict[str, str]) -> None:
     jinja = r"(?<!\$)\{\{|\{%|\{#|copier\.yml|jinja"  # GitHub's expressions are ${{ … }}
     spacing = r"\n\n\n\n|[ \t]\n|\A\n|\n\n\Z|[^\n]\Z"
     scars = re.compile(f"{jinja}|{spacing}", re.IGNORECASE)
     found = {
         f"{name}: {match[0]!r}"
-        for name, text in texts(render(deployment=target)).items()
+        for name, text in texts(render(deployment=target, **answers)).items()
         if (match := scars.search(text))
     }
 
@@ -155,7 +193,9 @@ def test_copies_without_trust_identity_or_network(
     answers = yaml.safe_load((tmp_path / "shop/.copier-answers.yml").read_text())
     assert answers["_commit"] == LATEST
     assert answers["deployment"] == target
-    assert "deploy/README.md" in done.stderr, "the next steps"
+    steps = [line for line in done.stderr.splitlines() if re.match(r"  \d\. ", line)]
+    assert len(steps) == 3
+    assert "deploy/README.md" in steps[-1]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -164,6 +204,8 @@ def test_only_questions_are_stored(render: Render, target: str) -> None:
     assert render(deployment=target).answers.keys() == {
         "_commit",
         "_src_path",
+        "ci",
+        "dependency_updates",
         "deployment",
         "description",
         "package_name",
@@ -173,6 +215,7 @@ def test_only_questions_are_stored(render: Render, target: str) -> None:
         "python_version",
         "request_timeout_seconds",
         "route",
+        "traces",
     }
 
 

@@ -24,7 +24,8 @@ BOT = "github-actions[bot]"
 def newer(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template, one release on: longer CI, one more dependency, a file by another name."""
     newer = Path(shutil.copytree(template, tmp_path_factory.mktemp("newer") / "template"))
-    replace(newer / "template/.github/workflows/ci.yml.jinja", "minutes: 10", "minutes: 12")
+    (ci,) = newer.glob("template/*/.github/workflows/ci.yml.jinja")
+    replace(ci, "minutes: 10", "minutes: 12")
     replace(newer / "template/pyproject.toml.jinja", '"fastapi>', '"starlette",\n    "fastapi>')
     (config,) = newer.glob("template/*/deploy/vm/gunicorn.conf.py.jinja")
     config.rename(config.with_name("gunicorn.py.jinja"))

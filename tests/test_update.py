@@ -68,6 +68,8 @@ def work_as_a_team(project: Project, target: str) -> Edits:
         "app.include_router(orders.router)",
     )
     team.append(f"{source}/settings.py", "", '    greeting: str = "hello"')
+    if (project.path / ".env.example").exists():  # not before 0.4.0
+        team.append(".env.example", "GREETING=hello")
     team.delete(f"{source}/routes/large_response.py", "tests/test_large_response.py")
     team.append("README.md", "", "Ask in #orders.")
     team.append(".gitignore", "*.dump")

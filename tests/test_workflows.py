@@ -1,16 +1,23 @@
-"""The workflows, this repository's and the rendered ones: well-formed, pinned, few permissions."""
+"""CI, this repository's and the rendered ones': well-formed, pinned, few permissions, in order."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from .conftest import Render
+from .harness.project import Project
 from .harness.template import ROOT
 
 SOURCES = ("template", "kubernetes", "vm")
+ENVIRONMENTS = ("staging", "production")
+
+Job = dict[str, Any]
 
 
 @pytest.fixture(params=SOURCES)
@@ -20,16 +27,41 @@ def workflows(request: pytest.FixtureRequest, render: Render) -> list[Path]:
     return sorted(Path(project, ".github/workflows").iterdir())
 
 
-def findings(*workflows: Path) -> Iterator[str]:
+def jobs(file: Path) -> dict[str, Job]:
+    """The jobs of a workflow."""
+    found: dict[str, Job] = yaml.safe_load(file.read_text())["jobs"]
+    return found
+
+
+@pytest.fixture
+def release(render: Render, target: str) -> dict[str, Job]:
+    """What brings a project from main to production."""
+    return jobs(render(deployment=target).path / ".github/workflows/release.yml")
+
+
+@pytest.fixture
+def pipeline(render: Render, target: str) -> Path:
+    """The same on GitLab."""
+    return render(deployment=target, ci="gitlab").path / ".gitlab-ci.yml"
+
+
+def said(tool: str, *arguments: str | Path) -> str:
+    """What a tool of this environment finds; "" when that is nothing."""
+    program = Path(sys.executable).with_name(tool)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+def findings(*files: Path, schema: str = "github-workflows") -> Iterator[str]:
     """What the tools have to say about workflows; both work without a network."""
-    for tool, *options in (
-        ("zizmor", "--offline", "--pedantic", "--strict-collection", "--no-progress", "--quiet"),
-        ("check-jsonschema", "--builtin-schema=vendor.github-workflows"),
-    ):
-        program = Path(sys.executable).with_name(tool)
-        done = subprocess.run([program, *options, *workflows], capture_output=True, text=True)
-        if done.returncode:
-            yield done.stdout + done.stderr
+    zizmor = ("--offline", "--pedantic", "--strict-collection", "--no-progress", "--quiet")
+    yield from filter(None, [said("zizmor", *zizmor, *files)])
+    yield from mistakes(schema, *files)
+
+
+def mistakes(schema: str, *files: Path) -> Iterator[str]:
+    """Where files are not of a schema."""
+    yield from filter(None, [said("check-jsonschema", f"--builtin-schema=vendor.{schema}", *files)])
 
 
 def test_the_tools_find_nothing(workflows: list[Path]) -> None:
@@ -37,19 +69,146 @@ def test_the_tools_find_nothing(workflows: list[Path]) -> None:
     assert list(findings(*workflows)) == []
 
 
+@pytest.mark.parametrize("ci", ["github", "none"])
+def test_the_tools_find_nothing_in_what_dependabot_does(
+    render: Render, target: str, ci: str
+) -> None:
+    project = render(deployment=target, ci=ci, dependency_updates="dependabot")
+    file = project.path / ".github/dependabot.yml"
+
+    assert list(findings(file, schema="dependabot")) == []
+    kept = [update["package-ecosystem"] for update in yaml.safe_load(file.read_text())["updates"]]
+    assert kept == ["uv", "docker", *(["github-actions"] if ci == "github" else [])]
+
+
+def test_the_pipeline_is_one_of_gitlab(pipeline: Path, tmp_path: Path) -> None:
+    assert list(mistakes("gitlab-ci", pipeline)) == []
+
+    worse = tmp_path / ".gitlab-ci.yml"
+    worse.write_text(pipeline.read_text().replace("    - make test", "    make: test"))
+    assert list(mistakes("gitlab-ci", worse)) != []
+
+
 @pytest.mark.parametrize(
-    ("right", "wrong", "said"),
+    ("right", "wrong", "complaint"),
     [
         ("timeout-minutes", "timeout-minute", "'timeout-minute' was unexpected"),
         ("@3d3c42e5aac5ba805825da76410c181273ba90b1", "@v7", "not pinned to a hash"),
         ("contents: read", "contents: write", "permission"),
     ],
 )
-def test_the_tools_do_find_something(tmp_path: Path, right: str, wrong: str, said: str) -> None:
+def test_the_tools_do_find_something(
+    tmp_path: Path, right: str, wrong: str, complaint: str
+) -> None:
     text = Path(ROOT, ".github/workflows/ci.yml").read_text()
     worse = tmp_path / ".github/workflows/ci.yml"
     worse.parent.mkdir(parents=True)
     assert right in text
     worse.write_text(text.replace(right, wrong))
 
-    assert said in "".join(findings(worse))
+    assert complaint in "".join(findings(worse))
+
+
+def test_an_action_has_one_version(workflows: list[Path]) -> None:
+    """Pinned in several files: a half-made bump would go unnoticed."""
+    used = re.findall(
+        r"uses: (\w\S+)@(\w{40}) # (\S+)", "".join(file.read_text() for file in workflows)
+    )
+
+    assert used
+    assert len({action for action, *_ in used}) == len(set(used))
+
+
+def scripts(project: Project) -> Iterator[str]:
+    """What the jobs of a project run in a shell."""
+    for file in sorted(project.path.glob(".github/workflows/*.yml")):
+        for job in jobs(file).values():
+            yield from (step["run"] for step in job.get("steps", ()) if "run" in step)
+    if project.answers["ci"] == "gitlab":
+        pipeline = yaml.safe_load((project.path / ".gitlab-ci.yml").read_text())
+        for job in pipeline.values():
+            if isinstance(job, dict) and "script" in job:
+                yield "\n".join(job["script"])
+
+
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_shellcheck_finds_nothing_in_what_they_run(
+    render: Render, target: str, ci: str, tmp_path: Path
+) -> None:
+    found = list(scripts(render(deployment=target, ci=ci)))
+    assert len(found) > 5
+
+    for number, script in enumerate(found):
+        file = tmp_path / str(number)
+        file.write_text(script)
+        assert said("shellcheck", "--shell=bash", "--color=never", file) == ""
+
+
+# ── From main to production ───────────────────────────────────────────────────────────────
+
+
+def test_nothing_is_published_that_was_not_tested_and_scanned(release: dict[str, Job]) -> None:
+    image = release["image"]
+    steps = [step.get("name") for step in image["steps"]]
+
+    assert image["needs"] == "ci"
+    assert release["ci"]["uses"] == "./.github/workflows/ci.yml"
+    assert steps.index("Build") < steps.index("Scan") < steps.index("Push")
+    assert steps.index("Push") < steps.index("Sign it, and the list")
+    scan = image["steps"][steps.index("Scan")]
+    assert "continue-on-error" not in scan
+    assert scan["with"] == {"image-ref": "${{ steps.build.outputs.image }}"}
+
+
+def test_only_the_job_that_publishes_may_write(render: Render, target: str) -> None:
+    project = render(deployment=target)
+    writing = {
+        (file.name, name)
+        for file in project.path.glob(".github/workflows/*.yml")
+        for name, job in jobs(file).items()
+        if "write" in job["permissions"].values()
+    }
+
+    assert writing == {("release.yml", "image")}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_nothing_is_deployed_before_somebody_says_so(
+    release: dict[str, Job], environment: str
+) -> None:
+    job = release[environment]
+
+    assert f"contains(vars.DEPLOY_TO, '{environment}')" in job["if"]
+    assert "github.ref == 'refs/heads/main'" in job["if"]
+    assert job["environment"] == environment, "who may approve, and the secrets"
+    assert "image" in job["needs"]
+
+
+def test_on_gitlab_the_same_holds(pipeline: Path) -> None:
+    jobs: dict[str, Any] = yaml.safe_load(pipeline.read_text())
+
+    assert jobs["stages"] == ["check", "image", "publish", "deploy"]
+    assert [jobs[name]["stage"] for name in ("test", "build", "scan", "publish")] == [
+        "check",
+        "image",
+        "image",
+        "publish",
+    ]
+    assert not any("allow_failure" in job for job in jobs.values() if isinstance(job, dict))
+    for environment in ENVIRONMENTS:
+        never, sometimes = jobs[environment]["rules"]
+        assert never == {"if": '$CI_PIPELINE_SOURCE == "schedule"', "when": "never"}
+        assert f"$DEPLOY_TO =~ /{environment}/" in sometimes["if"]
+        assert jobs[environment]["environment"] == environment
+    assert sometimes["when"] == "manual"
+
+
+def test_what_trivy_finds_stops_it_and_what_it_lets_through_has_a_reason(
+    render: Render, target: str
+) -> None:
+    path = render(deployment=target).path
+    config = yaml.safe_load((path / "trivy.yaml").read_text())
+
+    assert config["exit-code"] == 1
+    assert config["severity"] == ["HIGH", "CRITICAL"]
+    assert (path / config["ignorefile"]).is_file()

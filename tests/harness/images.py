@@ -25,6 +25,23 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 DEBIAN_WITH_PYTHON = {"3.13": "trixie", "3.14": "forky"}
 """The Debian suite that ships a Python version, for the stand-ins."""
 
+NGINX_CONF = """
+user nginx;
+worker_processes auto;
+error_log /var/log/nginx/error.log notice;
+pid /run/nginx.pid;
+events { worker_connections 1024; }
+http {
+    include /etc/nginx/mime.types;
+    default_type application/octet-stream;
+    access_log /var/log/nginx/access.log;
+    sendfile on;
+    keepalive_timeout 65;
+    include /etc/nginx/conf.d/*.conf;
+}
+"""
+"""What the nginx image brings, for its stand-in."""
+
 PODMAN = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs", "--log-level=error")
 
 BUILD = (
@@ -83,13 +100,18 @@ def ensure_bases(dockerfile: Path) -> list[str]:
     nor stood in for, `CommandFailed` when making a stand-in fails.
     """
     images = base_images(dockerfile)
+    ensure(images)
+    return images
+
+
+def ensure(images: Sequence[str]) -> None:
+    """The same, for images that are named in full."""
     with _lock():
         for image in images:
             if (stand_in := _stand_in_label(image)) is None and not _pull(image):
                 stand_in = _make_stand_in(image)
             if stand_in:
                 print(f"{image} is a stand-in, {stand_in}")
-    return images
 
 
 def build(project: Path, tag: str) -> None:
@@ -131,6 +153,12 @@ class Container:
         """Ends it for good, with SIGTERM and `seconds` later SIGKILL; returns the exit code."""
         _output(*PODMAN, "stop", f"--time={seconds}", self.name)
         return self.wait(timeout=10)
+
+    def workers(self) -> int:
+        """How many workers its gunicorn starts, from inside."""
+        printed = self.exec(["gunicorn", "--config=gunicorn.conf.py", "--print-config"]).stdout
+        [number] = re.findall(r"^workers += (\d+)$", printed, re.MULTILINE)
+        return int(number)
 
     def exec(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
         """Runs a command inside; a failure is for the caller to see in `returncode`."""
@@ -200,15 +228,19 @@ def _pull(image: str) -> bool:
 
 def _make_stand_in(image: str) -> str:
     """Stores a stand-in under the image's name and returns its label."""
+    changes: list[str] = []
     with tempfile.TemporaryDirectory() as directory:
         rootfs = Path(directory) / "rootfs.tar"
         if uv := re.fullmatch(r"ghcr\.io/astral-sh/uv:([\d.]+)", image):
             label = _uv_rootfs(uv[1], rootfs)
         elif python := re.fullmatch(r"docker\.io/library/python:(3\.\d+)-slim-trixie", image):
             label = _python_rootfs(python[1], rootfs)
+        elif re.fullmatch(r"docker\.io/library/nginx:1\.\d+", image):
+            label = _nginx_rootfs(rootfs)
+            changes = ['CMD ["nginx", "-g", "daemon off;"]', "STOPSIGNAL SIGQUIT"]
         else:
             raise LookupError(f"{image}: no registry has it, and there is no stand-in for it")
-        changes = [
+        changes += [
             "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             f"ENV SSL_CERT_FILE={CERTIFICATES}",
             f'LABEL stand-in="{label}"',
@@ -242,6 +274,24 @@ def _python_rootfs(version: str, rootfs: Path) -> str:
         options += [f"--customize-hook={link}"]
     _output("mmdebstrap", *options, suite, str(rootfs))
     return f"Debian {suite} with its Python {version}"
+
+
+def _nginx_rootfs(rootfs: Path) -> str:
+    """Writes a Debian with its nginx, laid out and configured as the real image is."""
+    configuration = rootfs.parent / "nginx.conf"
+    configuration.write_text(NGINX_CONF)
+    links = {
+        "/var/log/nginx/access.log": "/dev/stdout",
+        "/var/log/nginx/error.log": "/dev/stderr",
+        "/var/lib/nginx": "/var/cache/nginx",
+    }
+    options = ["--variant=minbase", "--include=nginx"]
+    options += ['--customize-hook=useradd --root "$1" --system --uid 101 --user-group nginx']
+    options += [f"--customize-hook=copy-in {configuration} /etc/nginx"]
+    for name, target in links.items():
+        options += [f'--customize-hook=rm -rf "$1{name}" && ln -s {target} "$1{name}"']
+    _output("mmdebstrap", *options, "trixie", str(rootfs))
+    return "Debian trixie with its nginx"
 
 
 def _output(*argv: str, stderr: int = subprocess.PIPE, timeout: float | None = None) -> str:

@@ -14,10 +14,16 @@ CLONE_NEWNET = 0x40000000
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def connect(port: int, namespace: Path = OWN, receive_buffer: int | None = None) -> socket.socket:
+def connect(
+    port: int,
+    namespace: Path = OWN,
+    receive_buffer: int | None = None,
+    source: str = LOOPBACK,
+) -> socket.socket:
     """A connection to a port of the namespace's own loopback; raises `OSError`.
 
-    A small `receive_buffer` leaves most of an answer with whoever sends it.
+    It comes from `source`, any address of that loopback. A small `receive_buffer` leaves most of
+    an answer with whoever sends it.
     """
     with _inside(namespace):
         client = socket.socket()
@@ -25,6 +31,7 @@ def connect(port: int, namespace: Path = OWN, receive_buffer: int | None = None)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     client.settimeout(10)
     try:
+        client.bind((source, 0))
         client.connect((LOOPBACK, port))
     except OSError:
         client.close()

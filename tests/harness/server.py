@@ -56,6 +56,7 @@ class Server:
     process: subprocess.Popen[bytes]
     port: int
     log_file: Path
+    metrics_port: int = 0
 
     @property
     def log(self) -> str:

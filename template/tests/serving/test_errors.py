@@ -59,3 +59,12 @@ def test_a_validation_error_says_where_but_not_what_was_sent(client: TestClient)
 
 def test_an_unhandled_error_says_nothing(client: TestClient) -> None:
     assert "hunter2" not in client.get("/broken").text
+
+
+def test_the_document_of_the_api_knows_problems(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+
+    responses = document["paths"]["/number"]["get"]["responses"]
+    assert set(responses) == {"200", "default"}
+    assert "application/problem+json" in responses["default"]["content"]
+    assert "HTTPValidationError" not in str(document)

@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from . import browsers, errors, health, logs
+from . import browsers, errors, health, logs, tracing
 from .compression import Compression
 from .lifecycle import Lifecycle
 from .limits import Limits
@@ -24,6 +24,7 @@ def install(app: FastAPI, settings: ServingSettings) -> Readiness:
     limits = Limits(settings)
     readiness = Readiness()
 
+    tracing.install(app, settings)
     errors.install(app)
     app.include_router(health.router(readiness))
 

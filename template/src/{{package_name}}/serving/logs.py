@@ -141,20 +141,22 @@ class Mask:
         """The text with the values masked that stand beside such a name."""
         return self._pair.sub(rf"\1{MASK}", text)
 
-    def values(self, values: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The mapping with the values of such names masked, however deep they are."""
+    def values(self, values: Mapping[Any, Any], levels: int = 5) -> dict[Any, Any]:
+        """The mapping with the values of such names masked, and what is too many levels deep."""
         return {
-            name: MASK if self._name.fullmatch(str(name)) else self._value(value)
+            name: MASK if self._name.fullmatch(str(name)) else self._value(value, levels - 1)
             for name, value in values.items()
         }
 
-    def _value(self, value: Any) -> Any:
+    def _value(self, value: Any, levels: int) -> Any:
         match value:
             case str():
                 return self.text(value)
+            case Mapping() | list() | tuple() | set() if not levels:  # a circle, say
+                return MASK
             case Mapping():
-                return self.values(value)
+                return self.values(value, levels)
             case list() | tuple() | set():
-                return [self._value(item) for item in value]
+                return [self._value(item, levels - 1) for item in value]
             case _:
                 return value

@@ -7,6 +7,8 @@ from random import getrandbits
 
 from starlette.types import Scope
 
+from . import tracing
+
 SHAPE = re.compile(rb"[A-Za-z0-9._-]{8,128}")
 # W3C Trace Context: version, trace id, parent id, flags; all zeros mean none.
 TRACEPARENT = re.compile(
@@ -18,7 +20,7 @@ _ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default=NO_IDS)
 
 
 def current() -> Mapping[str, str]:
-    """`request_id`, and `trace_id` if it has one, of the request that runs; else nothing."""
+    """`request_id`, `trace_id` and `span_id`, if it has them, of the request that runs."""
     return _ids.get()
 
 
@@ -33,6 +35,7 @@ def identify(scope: Scope, headers: Mapping[bytes, bytes]) -> dict[str, str]:
     parent = headers.get(b"traceparent")
     if parent is not None and (found := TRACEPARENT.fullmatch(parent)):
         ids["trace_id"] = found[1].decode()
+    ids.update(tracing.current_ids())
     _ids.set(ids)
     return ids
 

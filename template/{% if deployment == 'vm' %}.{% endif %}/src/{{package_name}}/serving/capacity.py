@@ -48,7 +48,9 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 def _memory_limits(root: Path) -> Iterator[int]:
     """The machine's bytes, and those that each control group around this process may hold."""
     yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for controller, file in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):
+    # Above memory.high, systemd's MemoryHigh, the kernel slows a process down.
+    files = (("", "memory.max"), ("", "memory.high"), ("memory", "memory.limit_in_bytes"))
+    for controller, file in files:
         for group in _groups(root, controller):
             match _text(group / file).split():
                 case [limit] if limit != "max":

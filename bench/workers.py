@@ -1,0 +1,301 @@
+"""Which gunicorn worker, and how many: CPU, what happens at a shutdown, what is lost at a reload.
+
+    .venv/bin/python -m bench.workers [SECONDS [ROUNDS]]
+
+Of each worker class: an application without the serving layer, in one process that has a core to
+itself while wrk has another. Then with the layer, where it is ours, how it ends and what its
+clients lose. Last, the service with 1 to 4 workers, which share all cores with wrk.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.harness.load import Load, Tally
+from tests.harness.project import Project
+from tests.harness.server import Server, free_port, launch
+
+from .probes import rendered
+
+APPLICATION = """
+import asyncio
+import os
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, WebSocket
+
+from {package} import serving
+
+
+@asynccontextmanager
+async def lifespan(_):
+    yield
+    print("the lifespan has ended", flush=True)
+
+
+app = FastAPI(lifespan=lifespan)
+if "SERVING" in os.environ:
+    serving.install(app, serving.ServingSettings())
+
+
+@app.get("/small")
+async def small() -> dict[str, int]:
+    return {{"answer": 42}}
+
+
+@app.get("/health/ready")
+async def ready() -> None:
+    pass
+
+
+@app.get("/client")
+async def client(request: Request) -> str:
+    return request.client.host if request.client else "nobody"
+
+
+@app.get("/endless")
+async def endless() -> None:
+    await asyncio.Event().wait()
+
+
+@app.websocket("/socket")
+async def echo(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.receive()
+"""
+
+CONFIGURATION = """
+exec(open("deploy/vm/gunicorn.conf.py").read())
+worker_class = {worker_class!r}
+max_requests = {max_requests}
+max_requests_jitter = max_requests // 10
+accesslog = None
+"""
+
+CLASSES = {
+    "ours": "{package}.serving.worker.ServingWorker",
+    "uvicorn-worker": "uvicorn_worker.UvicornWorker",
+    "native asgi": "asgi",
+}
+HANDSHAKE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+TICKS = os.sysconf("SC_CLK_TCK")
+CLIENT = "198.51.100.7"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A rendered service with a budget of one second, and where its files are."""
+
+    project: Project
+    directory: Path
+
+    @contextmanager
+    def serve(
+        self,
+        name: str,
+        *,
+        workers: int = 1,
+        max_requests: int = 0,
+        layer: bool = False,
+        core: int | None = None,
+        bind: str = "",
+    ) -> Iterator[Server]:
+        """The application under a worker class, ready; ours with the serving layer if `layer`."""
+        port = free_port()
+        file = self.directory / f"{port}.conf.py"
+        worker_class = CLASSES[name].format(package=self.project.package)
+        file.write_text(CONFIGURATION.format(worker_class=worker_class, max_requests=max_requests))
+        command = [self.project.program("gunicorn"), "--config", str(file), "watched:app"]
+        if core is not None:
+            command = ["taskset", "--cpu-list", str(core), *command]
+        env = {"WEB_CONCURRENCY": str(workers), "BIND": bind or f"127.0.0.1:{port}"}
+        env |= {"METRICS_PORT": "0", "FORWARDED_ALLOW_IPS": "*"}
+        if layer and name == "ours":
+            env["SERVING"] = "yes"
+        with launch(self.project, command, self.directory / f"{port}.log", port, env) as server:
+            if bind:
+                server.wait_for_log("Listening at")
+            else:
+                server.wait_until_ready()
+            yield server
+
+
+def main() -> None:
+    seconds, rounds = [*map(int, sys.argv[1:]), *(3, 5)[len(sys.argv) - 1 :]]
+    with TemporaryDirectory() as directory:
+        project = rendered(Path(directory), deployment="vm", request_timeout_seconds=1)
+        project.uv("sync", "--quiet", "--no-dev")
+        (project.path / "watched.py").write_text(APPLICATION.format(package=project.package))
+        bench = Bench(project, Path(directory))
+        table(["CPU µs a request", *cpu(bench, seconds, rounds)])
+        table(
+            ["client behind the unix socket", *(forwarded(bench, name) for name in CLASSES)],
+            ["a connection idle for 3 s", *(kept(bench, name) for name in CLASSES)],
+            ["SIGTERM, a WebSocket open", *(ended(bench, name, "/socket") for name in CLASSES)],
+            ["SIGTERM, an endless request", *(ended(bench, name, "/endless") for name in CLASSES)],
+            ["5 HUP under load", *(asyncio.run(reloaded(bench, name)) for name in CLASSES)],
+            ["recycled each 350 requests", *(asyncio.run(recycled(bench, n)) for n in CLASSES)],
+        )
+        print("\n| workers | requests a second | p99 |\n|---|---|---|")
+        for workers, (rate, p99) in counts(bench, seconds, rounds).items():
+            print(f"| {workers} | {rate:,.0f} | {p99:.1f} ms |")
+
+
+def table(*rows: list[str]) -> None:
+    """A row for each measure, a column for each worker class."""
+    print(f"\n| | {' | '.join(CLASSES)} |\n|---|{'---|' * len(CLASSES)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def cpu(bench: Bench, seconds: int, rounds: int) -> list[str]:
+    """Medians of interleaved rounds, and what they are of ours."""
+    one, *_, other = sorted(os.sched_getaffinity(0))
+    spent: dict[str, list[float]] = {name: [] for name in CLASSES}
+    with ExitStack() as started:
+        servers = {name: started.enter_context(bench.serve(name, core=one)) for name in CLASSES}
+        for _ in range(rounds):
+            for name, server in servers.items():
+                before = cpu_seconds(server)
+                report = wrk(server, seconds, "taskset", "--cpu-list", str(other))
+                answered = int(re.findall(r"(\d+) requests in", report)[0])
+                spent[name].append((cpu_seconds(server) - before) * 1e6 / answered)
+    medians = {name: statistics.median(each) for name, each in spent.items()}
+    return [f"{each:.0f} (x{each / medians['ours']:.2f})" for each in medians.values()]
+
+
+def cpu_seconds(server: Server) -> float:
+    """What the workers have used; the last field of a name in stat may hold spaces."""
+    ticks = 0
+    for child in children(server):
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / TICKS
+
+
+def children(server: Server) -> list[int]:
+    """The workers of a master."""
+    master = server.process.pid
+    found = Path(f"/proc/{master}/task/{master}/children").read_text()
+    return [int(child) for child in found.split()]
+
+
+def wrk(server: Server, seconds: int, *prefix: str, path: str = "/small") -> str:
+    """What wrk reports of 16 clients."""
+    options = ["--threads=1", "--connections=16", f"--duration={seconds}s", "--latency"]
+    command = [*prefix, "wrk", *options, f"http://127.0.0.1:{server.port}{path}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def forwarded(bench: Bench, name: str) -> str:
+    """Who the application takes for the client that nginx names."""
+    path = bench.directory / "unix.sock"
+    with bench.serve(name, bind=f"unix:{path}"), socket.socket(socket.AF_UNIX) as nginx:
+        nginx.settimeout(10)
+        nginx.connect(str(path))
+        header = f"X-Forwarded-For: {CLIENT}\r\nConnection: close\r\n"
+        nginx.sendall(request("/client", header))
+        answer = b"".join(iter(lambda: nginx.recv(2**16), b""))
+    return "the client" if CLIENT.encode() in answer else answer.rpartition(b"\n")[2].decode()
+
+
+def kept(bench: Bench, name: str) -> str:
+    """Whether a connection is still there after longer than gunicorn's own 2 s."""
+    with bench.serve(name) as server, connected(server) as client:
+        client.sendall(request("/small"))
+        client.recv(2**16)
+        client.settimeout(3)
+        with suppress(TimeoutError):
+            return "open" if client.recv(1) else "closed"
+    return "open"
+
+
+def ended(bench: Bench, name: str, path: str) -> str:
+    """How long the server takes to end while a client holds on, and whether the lifespan ends."""
+    with bench.serve(name, layer=True) as server, connected(server) as client:
+        client.sendall(request(path, HANDSHAKE if path == "/socket" else ""))
+        if path == "/socket":
+            client.recv(2**16)
+        else:
+            time.sleep(0.5)  # nothing tells when the request has arrived
+        started = time.monotonic()
+        code = server.stop(signal.SIGTERM)
+        waited = time.monotonic() - started
+        lifespan = "ends" if "the lifespan has ended" in server.log else "never ends"
+    return f"{waited:.0f} s, exit {code}, the lifespan {lifespan}"
+
+
+async def reloaded(bench: Bench, name: str) -> str:
+    """What clients lose over five reloads."""
+    with bench.serve(name, workers=2, layer=True) as server:
+        load = Load(server.port, ["/small"])
+        for _ in range(5):
+            before = set(children(server))
+            await load.answered(load.tally.answered + 500)
+            server.process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(wait_until_gone, before, server)
+        return told(await load.stop())
+
+
+def wait_until_gone(workers: set[int], server: Server) -> None:
+    while workers & set(children(server)):
+        time.sleep(0.05)
+
+
+async def recycled(bench: Bench, name: str) -> str:
+    """What clients lose while workers are replaced all the time."""
+    with bench.serve(name, workers=2, layer=True, max_requests=350) as server:
+        load = Load(server.port, ["/small"], rate=400)
+        await load.answered(6_000)
+        return told(await load.stop())
+
+
+def told(tally: Tally) -> str:
+    return f"{tally.lost + tally.failed + tally.refused} of {tally.answered:,} lost"
+
+
+def counts(bench: Bench, seconds: int, rounds: int) -> dict[int, tuple[float, float]]:
+    """Medians of interleaved rounds: requests a second, and the 99th percentile in ms."""
+    seen: dict[int, list[tuple[float, float]]] = {}
+    with ExitStack() as started:
+        servers = {
+            n: started.enter_context(bench.serve("ours", workers=n, layer=True))
+            for n in range(1, 5)
+        }
+        for _ in range(rounds):
+            for workers, server in servers.items():
+                report = wrk(server, seconds)
+                rate = float(re.findall(r"Requests/sec: +([\d.]+)", report)[0])
+                [(p99, unit)] = re.findall(r"99% +([\d.]+)(us|ms|s)", report)
+                milliseconds = float(p99) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
+                seen.setdefault(workers, []).append((rate, milliseconds))
+    medians = {
+        n: [statistics.median(each) for each in zip(*s, strict=True)] for n, s in seen.items()
+    }
+    return {n: (rate, p99) for n, (rate, p99) in medians.items()}
+
+
+def request(path: str, headers: str = "") -> bytes:
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n".encode()
+
+
+def connected(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+if __name__ == "__main__":
+    main()

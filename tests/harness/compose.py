@@ -1,0 +1,182 @@
+"""A rendered project's containers, as its Compose file says: podman-compose runs it.
+
+Needs Linux, root, and what `missing_tools` looks for. They have a network of their own for a host,
+so they listen on ports 80 and 9090 of nobody else, and nobody outside reaches them.
+"""
+
+import http.client
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from . import images, network
+from .images import PODMAN, CommandFailed, Container
+from .project import Project
+from .server import START_SECONDS, Answer
+
+FILES = ("deploy/vm/compose.yaml",)
+
+# podman's own limits may be above this machine's.
+CONTAINERS_CONF = """
+[containers]
+default_ulimits = ["nofile=10000:10000", "nproc=5000:5000"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+"""
+
+NETWORK = ("unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec cat")
+
+
+def missing_tools() -> list[str]:
+    """Names what this machine lacks to run containers with a network."""
+    tools = ("ip", "iptables", "nsenter", "unshare")
+    return images.missing_tools() + [tool for tool in tools if shutil.which(tool) is None]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The started containers."""
+
+    name: str
+    project: Project
+    files: tuple[str, ...]
+    namespace: Path
+    """The network of their host."""
+    environment: Mapping[str, str]
+
+    def compose(self, *arguments: str) -> str:
+        """Run podman-compose; raises `CommandFailed`."""
+        command = ["nsenter", f"--net={self.namespace}", sys.executable, "-m", "podman_compose"]
+        command += [f"--project-name={self.name}", *(f"--file={file}" for file in self.files)]
+        done = subprocess.run(
+            [*command, *arguments],
+            cwd=self.project.path,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise CommandFailed(done.returncode, command, done.stdout, done.stderr)
+        return done.stdout
+
+    def container(self, service: str) -> Container:
+        """The container of a service."""
+        return Container(f"{self.name}_{service}_1")
+
+    def start(self, service: str) -> None:
+        """Bring a service up; its image is there already."""
+        self.compose("--profile=next", "up", "--detach", "--no-build", service)
+
+    def wait_until_healthy(self, service: str) -> None:
+        """Return once its own check says so; raises `AssertionError` with its log otherwise."""
+        # podman leaves the timing to systemd, which is not everywhere.
+        check = [*PODMAN, "healthcheck", "run", self.container(service).name]
+        _until(
+            lambda: subprocess.run(check, capture_output=True).returncode == 0,
+            self.container(service),
+        )
+
+    def wait_for_log(self, service: str, text: str) -> None:
+        """Return once its log holds `text`; raises `AssertionError` when it never does."""
+        container = self.container(service)
+        _until(lambda: text in container.logs(), container)
+
+    def ask(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        port: int = 80,
+        body: bytes | None = None,
+        source: str = network.LOOPBACK,
+        tls: ssl.SSLContext | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Ask a port of the host, from an address of it; raises `OSError` without an answer."""
+        with closing(http.client.HTTPConnection("localhost", port)) as connection:
+            connection.sock = network.connect(port, self.namespace, source=source)
+            if tls:
+                connection.sock = tls.wrap_socket(connection.sock, server_hostname="localhost")
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            named = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, named, response.read())
+
+    def wait_until_ready(self, port: int = 80, tls: ssl.SSLContext | None = None) -> None:
+        """Return once nginx passes on that it is ready; raises `AssertionError` otherwise."""
+
+        def ready() -> bool:
+            with suppress(OSError, http.client.HTTPException):
+                return self.ask("/health/ready", port=port, tls=tls).status == 200
+            return False
+
+        _until(ready, self.container("nginx"))
+
+
+def services(project: Project) -> dict[str, dict[str, object]]:
+    """What the Compose file says of each service."""
+    found: dict[str, dict[str, object]] = yaml.safe_load((project.path / FILES[0]).read_text())[
+        "services"
+    ]
+    return found
+
+
+@contextmanager
+def image(project: Project) -> Iterator[None]:
+    """Build the image that the Compose file names, and have nginx's, for the block."""
+    project.uv("lock", "--quiet")
+    images.ensure_bases(project.path / "Dockerfile")
+    images.ensure([f"docker.io/library/{services(project)['nginx']['image']}"])
+    tag = f"localhost/{project.answers['project_slug']}"
+    images.build(project.path, tag)
+    try:
+        yield
+    finally:
+        subprocess.run([*PODMAN, "image", "rm", "--force", tag], check=True, capture_output=True)
+
+
+@contextmanager
+def run(
+    project: Project, files: tuple[str, ...] = FILES, env: Mapping[str, str] | None = None
+) -> Iterator[Stack]:
+    """Start the containers of a project whose image is built; they are gone after the block."""
+    with (
+        tempfile.NamedTemporaryFile("w") as config,
+        subprocess.Popen(NETWORK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host,
+    ):
+        assert host.stdout
+        assert host.stdout.readline() == "up\n"
+        config.write(CONTAINERS_CONF)
+        config.flush()
+        podman = {"CONTAINERS_CONF": config.name, "DISABLE_HC_SYSTEMD": "true"}
+        namespace = Path(f"/proc/{host.pid}/ns/net")
+        name = f"{project.answers['project_slug']}-{uuid.uuid4().hex[:5]}"
+        stack = Stack(name, project, files, namespace, {**podman, **(env or {})})
+        try:
+            stack.start("app")
+            stack.start("nginx")
+            yield stack
+        finally:
+            stack.compose("--profile=next", "down", "--volumes", "--timeout=1")
+            assert host.stdin
+            host.stdin.close()
+
+
+def _until(true: Callable[[], bool], container: Container) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{container.name}:\n{container.logs()}")
+        time.sleep(0.05)
