@@ -136,7 +136,7 @@ def test_the_client_gets_what_the_application_sent(
     )
 
     assert served.status == bare.status
-    assert decoded(served) == bare.body
+    assert (b"" if method == "HEAD" else decoded(served)) == bare.body
     own = {"date"} | ENCODED | (OURS - bare.headers.keys())
     encoded = {name: served.headers.get(name) for name in ENCODED}
     got = {name: value for name, value in served.headers.items() if name not in own}
