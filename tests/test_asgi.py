@@ -213,7 +213,7 @@ def env(application: Path) -> dict[str, str]:
     return {
         "PYTHONPATH": str(application),
         "WEB_CONCURRENCY": "1",
-        "REQUEST_TIMEOUT_SECONDS": "1",
+        "REQUEST_TIMEOUT_SECONDS": "2",
     }
 
 
@@ -324,7 +324,7 @@ def test_a_client_leaves_while_it_streams(server: Server, accepted: str, rudely:
 @pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])
 def test_clients_leave_while_a_thread_compresses(server: Server, coding: str, rudely: bool) -> None:
     head = f"Accept-Encoding: {coding}\r\n"
-    all_asked = [Asked(server, "/large-response?size_kb=2048", head=head) for _ in range(5)]
+    all_asked = [Asked(server, "/large-response?size_kb=256", head=head) for _ in range(5)]
     for asked in all_asked:
         asked.leave(rudely)
 
@@ -402,7 +402,7 @@ def test_an_application_that_breaks_the_protocol_has_a_line_and_one_for_the_faul
 
 def test_one_who_ignores_the_timeout_answers_late_and_leaves_nothing(server: Server) -> None:
     before = json.loads(server.get("/over").body)
-    for _ in range(3):
+    for _ in range(2):
         asked = Asked(server, "/stubborn")
         assert json.loads(asked.wire.answer().body) == "late"
         assert asked.log == [request(200)]
