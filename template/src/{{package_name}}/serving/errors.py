@@ -53,7 +53,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def client_gone(_: Request, __: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # of no standard, but what logs say; nobody else reads it
+        return Response(status_code=499)  # as proxies log it; nobody else reads it
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:
