@@ -397,7 +397,7 @@ def test_adopt(own_template: Path, tmp_path: Path, target: str) -> None:
     follow(told("adopt.md", target), project)
 
     assert git(project.path, "status", "--porcelain") == ""
-    with serve(project, tmp_path / "new.log") as server:
+    with serve(project, tmp_path / "new.log", env={"DOCS": "true"}) as server:
         assert answers(server) == before
     now = tree(project)
     routes = f"src/{project.package}/routes/orders.py"

@@ -26,7 +26,7 @@ def newer(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     newer = Path(shutil.copytree(template, tmp_path_factory.mktemp("newer") / "template"))
     (ci,) = newer.glob("template/*/.github/workflows/ci.yml.jinja")
     replace(ci, "minutes: 10", "minutes: 12")
-    replace(newer / "template/pyproject.toml.jinja", '"fastapi>', '"starlette",\n    "fastapi>')
+    replace(newer / "template/pyproject.toml.jinja", '"fastapi{', '"starlette",\n    "fastapi{')
     (config,) = newer.glob("template/*/deploy/vm/gunicorn.conf.py.jinja")
     config.rename(config.with_name("gunicorn.py.jinja"))
     commit(newer, "newer")

@@ -85,7 +85,7 @@ class Requests:
             if status or not deadlines.missed(task):
                 raise  # uvicorn logs it
             task.uncancel()
-            await problem(504)(scope, receive, send_and_note)
+            await problem(504, headers={"Connection": "close"})(scope, receive, send_and_note)
         finally:
             limits.in_flight -= 1
             deadlines.end(task)
