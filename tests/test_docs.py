@@ -14,7 +14,7 @@ from .harness.update import Team, conflicts, tree
 
 DOCS = ROOT / "docs"
 FOLLOWED = ("create.md", "update.md", "switch.md", "adopt.md")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 SHORTER = {"PYTEST_ADDOPTS": "--ignore=tests/serving/test_server.py"}
 """A service's tests but for those of its server, which test_projects.py runs: ten seconds each."""
