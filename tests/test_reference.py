@@ -24,7 +24,10 @@ def test_it_is_current(now: dict[str, str]) -> None:
     [
         ("questions.md", "## `deployment`"),
         ("settings.md", "| `METRICS_PORT` | `9090` | a whole number from 0 up to 65535 |"),
-        ("metrics.md", "| `http_request_duration_seconds` | histogram | `method`, `route`, `status` |"),
+        (
+            "metrics.md",
+            "| `http_request_duration_seconds` | histogram | `method`, `route`, `status` |",
+        ),
         ("log.md", "| `trace_id` | always |"),
         ("files.md", "| `src/PACKAGE/serving/worker.py` | `vm` | template |"),
     ],

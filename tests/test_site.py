@@ -49,7 +49,7 @@ class Page(HTMLParser):
 def build(repository: Path) -> Path:
     """The site of a checkout; raises `AssertionError` with what the builder says."""
     program = Path(sys.executable).with_name("zensical")
-    command = [program, "build", "--strict", "--clean"]
+    command = [str(program), "build", "--strict", "--clean"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return repository / "build/site"
@@ -110,7 +110,9 @@ def test_no_link_leads_nowhere_and_nothing_comes_from_elsewhere(site: Path) -> N
     assert len(pages(site)) > 20
     assert list(broken(site)) == []
     assert list(foreign(site)) == []
-    assert [page.pictures_without_words for page in pages(site).values() if page.pictures_without_words] == []
+    assert [
+        page.pictures_without_words for page in pages(site).values() if page.pictures_without_words
+    ] == []
 
 
 def test_each_page_is_arranged_once() -> None:
@@ -120,24 +122,28 @@ def test_each_page_is_arranged_once() -> None:
     assert sorted(arranged) == sorted(written)
 
 
-@pytest.mark.parametrize(
-    ("news", "said"),
-    [
-        ("[away](nowhere.md)", "nowhere.md"),
-        ("[away](create.md#nowhere)", "create/#nowhere has no such place"),
-        ("![away](nowhere.svg)", "nowhere.svg"),
-    ],
-)
-def test_a_link_that_leads_nowhere_is_caught(own_template: Path, news: str, said: str) -> None:
+@pytest.mark.parametrize("news", ["[away](nowhere.md)", "[away](create.md#nowhere)"])
+def test_the_builder_takes_no_link_that_leads_nowhere(own_template: Path, news: str) -> None:
     with (own_template / "docs/index.md").open("a") as page:
         page.write(f"\n{news}\n")
 
-    try:
-        found = list(broken(build(own_template)))
-    except AssertionError as error:  # the builder sees some by itself
-        found = [str(error)]
+    with pytest.raises(AssertionError, match="Aborted because --strict"):
+        build(own_template)
 
-    assert any(said in one or news[7:-1] in one for one in found), found
+
+@pytest.mark.parametrize(
+    ("news", "said"),
+    [
+        ('<a href="nowhere/">away</a>', "nowhere/"),
+        ('<a href="create/#nowhere">away</a>', "create/#nowhere has no such place"),
+        ("![away](nowhere.svg)", "nowhere.svg"),
+    ],
+)
+def test_what_the_builder_overlooks_is_caught(own_template: Path, news: str, said: str) -> None:
+    with (own_template / "docs/index.md").open("a") as page:
+        page.write(f"\n{news}\n")
+
+    assert any(one.endswith(said) for one in broken(build(own_template)))
 
 
 def test_what_comes_from_elsewhere_is_caught(own_template: Path) -> None:

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import jinja2
-import yaml
 
 from .ownership import owner
 from .project import Project
@@ -42,7 +41,7 @@ async def broken() -> None:
 
 FIELDS = {
     "timestamp": "when, UTC, RFC 3339",
-    "level": "`debug`, `info`, `warning`, `error` or `critical`; of a request `warning` from 500 on",
+    "level": "`debug` to `critical`; of a request `info`, and `warning` from 500 on",
     "logger": "which logger of Python's `logging`; of a request the module that wrote it",
     "event": "what happened; `request` is the one line of a request",
     "method": "of the request; `other` for one that HTTP does not name",
@@ -81,7 +80,9 @@ def pages(directory: Path) -> dict[str, str]:
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """A table of Markdown, its cells as they are but for the bars in them."""
     lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |\n" for row in lines)
+    return "".join(
+        f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |\n" for row in lines
+    )
 
 
 def code(value: object) -> str:
@@ -96,8 +97,8 @@ def questions_page() -> str:
     """What `copier copy` asks, in its order."""
     asked = {n: q for n, q in questions().items() if q.get("when") is not False}
     text = (
-        "# Questions\n\nWhat `copier copy` asks, and `-d NAME=VALUE` answers. Names and values are a"
-        " public API:\nthey don't change without a migration.\n"
+        "# Questions\n\nWhat `copier copy` asks, and `-d NAME=VALUE` answers. Names and values are\n"
+        "a public API: they don't change without a migration.\n"
     )
     for name, question in asked.items():
         text += f"\n## `{name}`\n\n{question['help']}\n\n"
@@ -160,8 +161,9 @@ def settings_page(services: dict[str, Project]) -> str:
         accepts = "; ".join(_accepted(field))
         rows.append((code(name.upper()), _written(field.get("default")), accepts, told[name]))
     text = (
-        "# Settings\n\nVariables of the environment, from `serving/settings.py`. A value that is not"
-        " accepted stops the start\nwith a line. `python -m PACKAGE.serving` prints those in effect.\n\n"
+        "# Settings\n\nVariables of the environment, from `serving/settings.py`. A value that is\n"
+        "not accepted stops the start with a line. `python -m PACKAGE.serving` prints\n"
+        "those in effect.\n\n"
     )
     text += table(("variable", "default", "accepts", "what"), rows)
     text += "\nThe server reads by itself, with these defaults:\n"
@@ -277,9 +279,9 @@ def log_page(lines: list[dict[str, Any]]) -> str:
         for name, what in FIELDS.items()
     ]
     return (
-        "# The log\n\nOne JSON object a line on standard output, in staging and production. Names in"
-        " `LOG_MASKED`\nshow no value. What a call gives as `extra` is a field of its line, too.\n\n"
-        + table(("field", "request", "others", "type", "what"), rows)
+        "# The log\n\nOne JSON object a line on standard output, in staging and production.\n"
+        "Names in `LOG_MASKED` show no value. What a call gives as `extra` is a field of its\n"
+        "line, too.\n\n" + table(("field", "request", "others", "type", "what"), rows)
     )
 
 
@@ -308,8 +310,7 @@ def files_page() -> str:
         rows.append((code(shown), only, owner(path, "zebra_9_ledger")))
     return (
         "# Files\n\nEvery file of a service that answers with the defaults, and"
-        " [whose it is](../ownership.md).\n\n"
-        + table(("path", "only on", "whose"), rows)
+        " [whose it is](../ownership.md).\n\n" + table(("path", "only on", "whose"), rows)
     )
 
 
