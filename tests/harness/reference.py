@@ -97,8 +97,8 @@ def questions_page() -> str:
     """What `copier copy` asks, in its order."""
     asked = {n: q for n, q in questions().items() if q.get("when") is not False}
     text = (
-        "# Questions\n\nWhat `copier copy` asks, and `-d NAME=VALUE` answers. Names and values are\n"
-        "a public API: they don't change without a migration.\n"
+        "# Questions\n\nWhat `copier copy` asks, and `-d NAME=VALUE` answers. Names and values\n"
+        "are a public API: they don't change without a migration.\n"
     )
     for name, question in asked.items():
         text += f"\n## `{name}`\n\n{question['help']}\n\n"
