@@ -133,7 +133,7 @@ def responder(scope: Scope, start: Message, send: Send) -> "Responder | None":
     """Who takes this response from its start message on, or None when it stays as it is."""
     choice = accepted(scope)
     minimum_size = 1 if choice.never_plain else MINIMUM_SIZE
-    headers = start.get("headers", ())
+    headers = start["headers"]
     length, content_type = 0, b""
     for name, value in headers:
         name = name.lower()
@@ -243,6 +243,8 @@ class Compression:
         def send_compressed(message: Message) -> Awaitable[None]:
             nonlocal respond
             if message["type"] == "http.response.start":
+                # They may come as what can be read once only.
+                message = {**message, "headers": list(message.get("headers", ()))}
                 respond = responder(scope, message, send) or send
             return respond(message)
 

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from . import request_id
 
@@ -49,6 +50,10 @@ def install(app: FastAPI) -> None:
         if error.status_code in (204, 304):  # these carry no body
             return Response(status_code=error.status_code, headers=error.headers)
         return problem(error.status_code, error.detail, headers=error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def client_gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # as proxies log it; nobody else reads it
 
     @app.exception_handler(RequestValidationError)
     async def validation_error(_: Request, error: RequestValidationError) -> Response:

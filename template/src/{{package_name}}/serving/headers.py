@@ -20,7 +20,7 @@ def completed(start: Message, request_id: str) -> Message:
 
     A new message: the application may use its own once more.
     """
-    own: list[Header] = start.get("headers", [])
+    own: list[Header] = list(start.get("headers", ()))
     added = [*SECURITY, (b"x-request-id", request_id.encode())]
     if not NAMES.isdisjoint(dict(own)):
         names = {name for name, _ in own}

@@ -1,7 +1,7 @@
 """What a request may take: how many at once, how large, how long, and for which host."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -40,8 +40,13 @@ class Limits:
             return problem(400, "No such host")
         return None
 
-    def bounded(self, receive: Receive, headers: Mapping[bytes, bytes]) -> Receive:
-        """`receive`, for a body whose length only its end tells."""
+    def bounded(
+        self, receive: Receive, headers: Mapping[bytes, bytes], answering: Callable[[], bool]
+    ) -> Receive:
+        """`receive`, for a body whose length only its end tells.
+
+        Too much of it is a 413; to what is `answering` already, the client is as good as gone.
+        """
         if b"transfer-encoding" not in headers:
             return receive
         left = self._most_bytes
@@ -50,6 +55,8 @@ class Limits:
             nonlocal left
             message = await receive()
             left -= len(message.get("body", b""))
+            if left < 0 and answering():
+                return {"type": "http.disconnect"}
             if left < 0:
                 raise HTTPException(413, headers={"Connection": "close"})
             return message
@@ -95,6 +102,7 @@ class Deadlines:
     def end(self, task: asyncio.Task[Any]) -> None:
         """It has answered, or is over."""
         self._due.pop(task, None)
+        self._late.discard(task)
 
     def missed(self, task: asyncio.Task[Any]) -> bool:
         """Whether it was cancelled here; says so once."""

@@ -55,8 +55,7 @@ class Log(logging.Handler):
         self.render = render
         self.mask = mask
         self.output = open(1, "wb", closefd=False)  # noqa: SIM115, it lives as long as the process
-        self._waiting: list[bytes] = []
-        self._size = 0
+        self._waiting: list[dict[str, Any]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record at once; `extra` and text are masked."""
@@ -68,20 +67,22 @@ class Log(logging.Handler):
 
     def write_soon(self, event: dict[str, Any]) -> None:
         """Write an event of the event loop at the end of its turn, in one write with its others."""
-        line = self.render(event)
-        if self._size + len(line) > PIPE_BUF:
-            self.flush()
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._waiting.append(line)
-        self._size += len(line)
+        self._waiting.append(event)
 
     def flush(self) -> None:
         """Write what waits."""
-        if self._waiting:
-            lines, self._waiting, self._size = self._waiting, [], 0
-            self.output.write(b"".join(lines))
-            self.output.flush()
+        events, self._waiting = self._waiting, []
+        size = 0
+        for event in events:
+            line = self.render(event)
+            size += len(line)
+            if size > PIPE_BUF:
+                self.output.flush()
+                size = len(line)
+            self.output.write(line)
+        self.output.flush()
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         fields: dict[str, Any] = {

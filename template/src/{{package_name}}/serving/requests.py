@@ -80,7 +80,7 @@ class Requests:
         deadlines.begin(task, start)
         try:
             app = limits.refusal(scope, sent) or self.app
-            await app(scope, limits.bounded(receive, sent), send_and_note)
+            await app(scope, limits.bounded(receive, sent, lambda: status > 0), send_and_note)
         except BaseException:
             if status or not deadlines.missed(task):
                 raise  # uvicorn logs it

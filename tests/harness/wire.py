@@ -1,0 +1,117 @@
+"""HTTP as bytes: what no client library would send, what comes back, and what the log says."""
+
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from .server import Answer, Server
+
+HOST = b"Host: localhost\r\n"
+
+
+class Wire:
+    """A connection to a server; waits half a minute for what is to come."""
+
+    def __init__(self, server: Server) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        self._received = self.socket.makefile("rb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; once is enough."""
+        self._received.close()
+        self.socket.close()
+
+    def send(self, *parts: bytes) -> None:
+        """Send bytes as they are; a server that hangs up meanwhile is no error."""
+        try:
+            for part in parts:
+                self.socket.sendall(part)
+        except ConnectionError:
+            pass  # what it has answered before can still be read
+
+    def answer(self, method: str = "GET") -> Answer:
+        """The next response to a request with that method.
+
+        Raises `ConnectionError` when there is none, `EOFError` when it ends too early.
+        """
+        status, headers = self.head()
+        if method == "HEAD" or status < 200 or status in (204, 304):
+            body = b""
+        elif headers.get("transfer-encoding") == "chunked":
+            body = b"".join(iter(self.chunk, b""))
+        elif "content-length" in headers:
+            body = self._exactly(int(headers["content-length"]))
+        else:
+            body = self._received.read()
+        return Answer(status, headers, body)
+
+    def head(self) -> tuple[int, dict[str, str]]:
+        """The status of the next response, and its headers by lower-case name."""
+        version, status, _ = (self._line() or "closed 0 ").split(" ", 2)
+        if version != "HTTP/1.1":
+            raise ConnectionError(f"no response: {version} {status}")
+        fields = [line.split(": ", 1) for line in iter(self._line, "")]
+        headers = {name.lower(): value for name, value in fields}
+        assert len(headers) == len(fields), f"a header came twice: {fields}"
+        return int(status), headers
+
+    def chunk(self) -> bytes:
+        """The next chunk of a body; nothing for the last one."""
+        size = self._line()
+        data = self._exactly(int(size, 16))
+        if self._line():
+            raise EOFError("a chunk without its end")
+        return data
+
+    def rest(self) -> bytes:
+        """All that comes before the server hangs up."""
+        return self._received.read()
+
+    def closed(self) -> bool:
+        """Wait until the server sends more or hangs up; whether it has hung up."""
+        try:
+            return self._received.read(1) == b""
+        except ConnectionError:
+            return True
+
+    def _line(self) -> str:
+        return self._received.readline().removesuffix(b"\r\n").decode("latin-1")
+
+    def _exactly(self, size: int) -> bytes:
+        data = self._received.read(size)
+        if len(data) < size:
+            raise EOFError(f"{len(data)} bytes of {size}")
+        return data
+
+
+@contextmanager
+def log_of(server: Server) -> Iterator[list[dict[str, Any]]]:
+    """A list of what the server logs for what is asked in the block; complete at its end.
+
+    Raises `AssertionError` when the server is not ready any more, `ValueError` for a line that is
+    not JSON.
+    """
+    first = _mark(server)
+    said: list[dict[str, Any]] = []
+    yield said
+    server.wait_until_ready()
+    last = _mark(server)
+    events = server.events
+    ids = [event.get("request_id") for event in events]
+    said += events[ids.index(first) + 1 : ids.index(last)]
+
+
+def _mark(server: Server) -> str:
+    """Ask for nothing, and wait for its line: what was said before stands before it."""
+    mark = uuid.uuid4().hex
+    server.get("/nowhere", **{"X-Forwarded-For": "192.0.2.1", "X-Request-ID": mark})
+    server.wait_for_log(mark)
+    return mark
