@@ -7,7 +7,7 @@ export UV_PYTHON_PREFERENCE ?= only-system
 # An activated environment of another project must not be taken for this one's.
 unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test lint format docs clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,10 @@ lint: .venv/ready ## the template's own sources and its tests
 
 format: .venv/ready ## what ruff can mend by itself
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
+
+docs: .venv/ready ## the site, in build/site; the reference anew
+	@.venv/bin/python -m tests.harness.reference
+	@.venv/bin/zensical build --strict --clean
 
 clean: ## everything that was set up here
 	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache

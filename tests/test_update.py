@@ -10,6 +10,7 @@ from copier import VcsRef
 
 from .conftest import NAME
 from .harness import contract
+from .harness.ownership import owner
 from .harness.project import Project
 from .harness.template import (
     LATEST,
@@ -23,7 +24,6 @@ from .harness.template import (
 )
 from .harness.update import Edits, Team, conflicts, tree, update
 
-OWNERSHIP = ROOT / "docs" / "ownership.md"
 GATE = ("python3", "scripts/check_update.py")
 
 every_release = pytest.mark.parametrize("version", releases())
@@ -226,16 +226,6 @@ def test_a_service_moves_to_the_other_target(
     shutil.rmtree(project.path / "kept")
     project.uv("lock", "--quiet")
     assert "passed" in project.uv("run", "--quiet", "pytest").stdout
-
-
-def owner(file: str, package: str) -> str:
-    """Whose a file is, by the page: the longest entry that it begins with decides."""
-    table = dict(re.findall(r"^\| `(.+?)` \| (\w+) \|", OWNERSHIP.read_text(), re.M))
-    entries = {path.replace("<package_name>", package): whose for path, whose in table.items()}
-    fitting = [
-        path for path in entries if file == path or (path.endswith("/") and file.startswith(path))
-    ]
-    return entries[max(fitting, key=len)] if fitting else "template"
 
 
 def behaviour(template: Path, project: Project, target: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """CI, this repository's and the rendered ones': well-formed, pinned, few permissions, in order."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import yaml
 
 from .conftest import Render
 from .harness.project import Project
-from .harness.template import ROOT
+from .harness.template import PYTHONS, ROOT
 
 SOURCES = ("template", "kubernetes", "vm")
 ENVIRONMENTS = ("staging", "production")
@@ -212,3 +213,40 @@ def test_what_trivy_finds_stops_it_and_what_it_lets_through_has_a_reason(
     assert config["exit-code"] == 1
     assert config["severity"] == ["HIGH", "CRITICAL"]
     assert (path / config["ignorefile"]).is_file()
+
+
+# ── The newest of everything, each week ───────────────────────────────────────────────────
+
+
+def test_the_weekly_run_is_one_that_is_here_on_every_python() -> None:
+    weekly = jobs(ROOT / ".github/workflows/latest.yml")["services"]
+    run = "\n".join(step.get("run", "") for step in weekly["steps"])
+
+    assert weekly["strategy"]["matrix"]["python"] == list(PYTHONS)
+    assert "uv lock --upgrade" in run
+    [selected] = re.findall(r"ARGS=(\S+)", run)
+    assert (ROOT / selected).is_file()
+
+
+def test_what_fails_there_becomes_an_issue(tmp_path: Path) -> None:
+    """By the script that the workflow runs, and a gh that says whether one is open."""
+    issue = jobs(ROOT / ".github/workflows/latest.yml")["issue"]
+    [script] = [step["run"] for step in issue["steps"]]
+    assert (issue["needs"], issue["if"]) == ("services", "failure()")
+    assert issue["permissions"] == {"issues": "write"}
+    file = tmp_path / "script"
+    file.write_text(script)
+    assert said("shellcheck", "--shell=bash", "--color=never", file) == ""
+
+    def done(found: str) -> str:
+        gh = tmp_path / "gh"
+        gh.write_text(f'#!/bin/sh\n[ "$2" = list ] && echo "{found}" || echo "$1 $2 $3"\n')
+        gh.chmod(0o755)
+        environment = {"PATH": f"{tmp_path}:{os.defpath}", "RUN": "https://git.example.com/run/1"}
+        command = ["bash", "-euo", "pipefail", str(file)]
+        return subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert done("") == "issue create --title\n"
+    assert done("7") == "issue comment 7\n"

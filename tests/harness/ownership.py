@@ -1,0 +1,17 @@
+"""Whose a file of a service is, as docs/ownership.md says."""
+
+import re
+
+from .template import ROOT
+
+OWNERSHIP = ROOT / "docs" / "ownership.md"
+
+
+def owner(file: str, package: str) -> str:
+    """Whose a file is, by the page: the longest entry that it begins with decides."""
+    table = dict(re.findall(r"^\| `(.+?)` \| (\w+) \|", OWNERSHIP.read_text(), re.M))
+    entries = {path.replace("<package_name>", package): whose for path, whose in table.items()}
+    fitting = [
+        path for path in entries if file == path or (path.endswith("/") and file.startswith(path))
+    ]
+    return entries[max(fitting, key=len)] if fitting else "template"

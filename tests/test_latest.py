@@ -1,0 +1,144 @@
+"""Every combination of answers with the newest of everything, as Copier and uv give it today.
+
+`.github/workflows/latest.yml` runs it each week, so that what rots here is known before somebody
+starts a service with it.
+"""
+
+import hashlib
+import itertools
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .conftest import NAME, Render
+from .harness.project import Project
+from .harness.template import LATEST, TARGETS, git, questions
+from .harness.update import tree
+
+# What decides on how Python runs; the rest is files beside it.
+CODE = ("pyproject.toml", "src", "tests")
+
+NEWEST = {"UV_FROZEN": "0", "UV_RESOLUTION": "highest"}
+
+SHAPES = list(itertools.product(TARGETS, (False, True)))
+every_shape = pytest.mark.parametrize(("target", "traces"), SHAPES)
+
+Newest = Callable[[str, bool], Project]
+
+
+def combinations() -> Iterator[dict[str, object]]:
+    """Every answer to the questions that have a few, but for what none may have."""
+    chosen: dict[str, list[object]] = {}
+    for name, question in questions().items():
+        choices = question.get("choices")
+        if question.get("when") is False or name == "python_version":
+            continue
+        if isinstance(choices, dict):
+            chosen[name] = list(choices.values())
+        elif question["type"] == "bool":
+            chosen[name] = [False, True]
+    for answers in itertools.product(*chosen.values()):
+        found = dict(zip(chosen, answers, strict=True))
+        if found["ci"] == "gitlab" and found["dependency_updates"] == "dependabot":
+            continue
+        if found["deployment"] != "kubernetes" and found["route"] != "httproute":
+            continue
+        yield found
+
+
+def digest(project: Project) -> str:
+    """Of what Python runs."""
+    listed = git(project.path, "ls-files", "--cached", "--others", "--exclude-standard", *CODE)
+    content = hashlib.sha256()
+    for name in sorted(listed.splitlines()):
+        content.update(name.encode() + b"\0" + (project.path / name).read_bytes())
+    return content.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def services(render: Render) -> list[Project]:
+    """Every combination is rendered; of those whose code is the same, one."""
+    different: dict[str, Project] = {}
+    for answers in combinations():
+        project = render(**answers)
+        different.setdefault(digest(project), project)
+    return list(different.values())
+
+
+def held_back(project: Project) -> list[str]:
+    """The dependencies of which there is a newer version than the project takes."""
+    tree = project.uv("tree", "--outdated", "--depth=1", "--all-groups", "--no-dedupe").stdout
+    return re.findall(r"^\S*[├└]── (.+\(latest: .+\))", tree, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def newest(services: list[Project], tmp_path_factory: pytest.TempPathFactory) -> Newest:
+    """A copy of the service with these answers, locked anew."""
+    made: dict[tuple[str, bool], Project] = {}
+
+    def newest(target: str, traces: bool) -> Project:
+        if (target, traces) not in made:
+            [service] = [s for s in services if shape(s) == (target, traces)]
+            copy = tmp_path_factory.mktemp("newest") / "service"
+            left_out = shutil.ignore_patterns(".venv", "uv.lock", "__pycache__", ".*_cache")
+            shutil.copytree(service.path, copy, ignore=left_out)
+            made[target, traces] = Project(copy, environment=NEWEST)
+            made[target, traces].uv("lock", "--upgrade", "--refresh")
+        return made[target, traces]
+
+    return newest
+
+
+def shape(service: Project) -> tuple[str, bool]:
+    """What its code depends on."""
+    return service.answers["deployment"], bool(service.answers["traces"])
+
+
+def test_the_code_depends_on_two_answers(services: list[Project]) -> None:
+    assert sorted(map(shape, services)) == sorted(SHAPES)
+
+
+@every_shape
+def test_it_starts_serves_and_stops_with_the_newest(
+    newest: Newest, target: str, traces: bool
+) -> None:
+    """By its own tests: the lifespan, and the real server from its start to the drain."""
+    project = newest(target, traces)
+
+    project.uv("run", "--quiet", "mypy")
+    assert "passed" in project.uv("run", "--quiet", "pytest").stdout
+
+
+@every_shape
+def test_nothing_is_held_back(newest: Newest, target: str, traces: bool) -> None:
+    assert held_back(newest(target, traces)) == []
+
+
+def test_what_is_held_back_is_caught(newest: Newest) -> None:
+    project = newest("kubernetes", False)
+    file = project.path / "pyproject.toml"
+    bounds = file.read_text()
+    file.write_text(re.sub(r'"orjson>=.*"', '"orjson<3.11"', bounds))
+    try:
+        [held] = held_back(project)
+    finally:
+        file.write_text(bounds)
+        project.uv("lock", "--upgrade")
+
+    assert held.startswith("orjson v3.10")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_newest_copier_renders_the_same(
+    render: Render, template: Path, tmp_path: Path, target: str
+) -> None:
+    copier = ("tool", "run", "--refresh-package=copier", "copier@latest", "copy", "--defaults")
+    answers = ("-d", f"project_name={NAME}", "-d", f"deployment={target}")
+    here = Project(tmp_path)
+    here.uv(*copier, *answers, f"--vcs-ref={LATEST}", str(template), "newest")
+
+    git(tmp_path / "newest", "init", "--quiet")
+    assert tree(Project(tmp_path / "newest")) == tree(render(deployment=target))
