@@ -59,7 +59,7 @@ WITHOUT = {
     "security headers": "serving.headers.SECURITY.clear()",
     "timeouts": "d = serving.limits.Deadlines\nd.begin = d.end = lambda *_: None",
     "other limits": "x = serving.limits.Limits\nx.refusal = lambda *_: None\n"
-    "x.bounded = lambda _, receive, __: receive",
+    "x.bounded = lambda _, receive, *__: receive",
     "compression": "from fastapi import FastAPI\nadd = FastAPI.add_middleware\n"
     "FastAPI.add_middleware = lambda app, kind, **options: None "
     "if 'ompress' in kind.__name__ or 'GZip' in kind.__name__ else add(app, kind, **options)",
