@@ -230,6 +230,22 @@ def test_a_version_that_is_never_ready_never_serves(serving: Serving) -> None:
     assert_still_serves(service, *before)
 
 
+def test_a_version_that_starts_in_the_rehearsal_alone_is_rolled_back(serving: Serving) -> None:
+    service, version, _ = serving
+    service.release("for the rehearsal alone")
+    unit = f"deploy/vm/systemd/{service.slug}.service"
+    check = f"ExecStartPre=/bin/sh -c 'test %N = {service.slug}-next'"
+    service.edit(unit, "^ExecStart=", f"{check}\nExecStart=")
+    said: list[str] = []
+
+    tally = service.under_load(lambda: said.extend(service.deploy(check=False)[1]))
+
+    assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
+    assert any(line.startswith("rollback ") for line in said), said
+    assert re.fullmatch(r"deploy: \S+ does not start on \S+; \S+ goes on serving", said[-1])
+    assert_still_serves(service, version, master(service))
+
+
 @pytest.mark.parametrize("setting", ["ENVIRONMENT=prod", "WEB_CONCURRENCY=many"])
 def test_a_wrong_setting_is_a_line_that_names_it(serving: Serving, setting: str) -> None:
     service, *before = serving
