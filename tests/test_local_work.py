@@ -229,7 +229,7 @@ def test_the_hooks_and_ci_run_what_make_runs(render: Render, target: str) -> Non
 
 def test_the_image_is_built_by_the_same_command(render: Render, target: str) -> None:
     project = render(deployment=target)
-    command = ["make", "--dry-run", "image"]
+    command = ["make", "--no-print-directory", "--dry-run", "image"]
 
     said = subprocess.run(command, cwd=project.path, check=True, capture_output=True, text=True)
 
