@@ -11,20 +11,20 @@ to a file in memory.
 
 import os
 import re
-import statistics
-import subprocess
-import sys
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.harness.project import Project
 from tests.harness.server import Server, free_port, launch, start_command
 
+from . import meter
+from .meter import Row
+from .plot import Bar, Chart, Panel
 from .probes import rendered
+from .results import Figures, Table, markdown, versions
 
-TICKS = os.sysconf("SC_CLK_TCK")
+FULL, QUICK = (5, 3), (1, 1)
 PATH = "/orders/7"
 
 ROUTE = """
@@ -71,40 +71,15 @@ WITHOUT = {
 Candidate = tuple[str, str, dict[str, str]]
 
 
-@dataclass
-class Row:
-    """A server, and what it took for a request in each round."""
-
-    name: str
-    server: Server
-    microseconds: list[float] = field(default_factory=list)
-    per_second: list[float] = field(default_factory=list)
-
-    def load(self, seconds: float) -> None:
-        """A round."""
-        url = f"http://127.0.0.1:{self.server.port}{PATH}"
-        command = ["wrk", "--threads=1", "--connections=16", f"--duration={seconds:g}s", url]
-        before = self._cpu_seconds()
-        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        used = self._cpu_seconds() - before
-        assert "Non-2xx" not in report, report
-        [answered] = re.findall(r"(\d+) requests in", report)
-        [rate] = re.findall(r"Requests/sec: +([\d.]+)", report)
-        self.microseconds.append(used / int(answered) * 1e6)
-        self.per_second.append(float(rate))
-
-    def _cpu_seconds(self) -> float:
-        """Of the server's process, since its start."""
-        stat = Path(f"/proc/{self.server.process.pid}/stat").read_text()
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / TICKS
-
-
 def main() -> None:
-    rounds, seconds = [*map(int, sys.argv[1:]), *(7, 3)[len(sys.argv) - 1 :]]
-    one, *_, other = sorted(os.sched_getaffinity(0))
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with TemporaryDirectory(dir=memory) as directory, ExitStack() as stack:
+    print(markdown(tables(measure(*meter.arguments(FULL)))["serving"]))
+
+
+def measure(rounds: int, seconds: int) -> Figures:
+    """Medians over the rounds of each server."""
+    one, other = meter.cores()
+    everywhere = os.sched_getaffinity(0)
+    with TemporaryDirectory(dir=meter.memory_directory()) as directory, ExitStack() as stack:
         project = rendered(Path(directory))
         project.uv("sync", "--quiet", "--no-dev")
         rows = [
@@ -113,20 +88,66 @@ def main() -> None:
         ]
         for row in rows:
             row.server.wait_until_ready()
+        stack.callback(os.sched_setaffinity, 0, everywhere)
         os.sched_setaffinity(0, {other})
-        for row in rows:
-            row.load(1)  # warm
-            row.microseconds.clear()
-            row.per_second.clear()
-        for _ in range(rounds):
-            for row in rows:
-                row.load(seconds)
-    bare = rows[0]
-    for row in rows:
-        cpu, rate = map(statistics.median, (row.microseconds, row.per_second))
-        by_cpu = cpu / statistics.median(bare.microseconds)
-        by_rate = rate / statistics.median(bare.per_second)
-        print(f"{row.name:28} {cpu:6.1f} us  x {by_cpu:.2f}   {rate:6.0f}/s  x {by_rate:.2f}")
+        meter.in_turn(rows, PATH, rounds, seconds)
+        return {
+            "rounds": rounds,
+            "seconds": seconds,
+            "versions": versions(project),
+            "rows": [row.figures() for row in rows],
+        }
+
+
+def tables(figures: Figures) -> dict[str, Table]:
+    """All rows, and those that tell what the event loop and the parser do."""
+    bare = figures["rows"][0]
+    head = ("", "CPU a request", "of bare", "requests a second", "of bare", "p99")
+    lines = {
+        row["name"]: (
+            row["name"],
+            f"{row['cpu_us']:.0f} µs",
+            f"x {row['cpu_us'] / bare['cpu_us']:.2f}",
+            f"{row['per_second']:,}",
+            f"x {row['per_second'] / bare['per_second']:.2f}",
+            f"{row['p99_ms']:.1f} ms",
+        )
+        for row in figures["rows"]
+    }
+    told = ("bare", "naive", "complete")
+    return {
+        "serving": [head, *lines.values()],
+        "loop": [head, *(lines[name] for name in told)],
+    }
+
+
+def charts(figures: Figures) -> dict[str, Chart]:
+    """CPU, throughput and p99 of each server."""
+    kinds = {"complete": "ours", "naive": "bad"}
+
+    def panel(head: str, key: str, written: str) -> Panel:
+        return Panel(
+            head,
+            [
+                Bar(
+                    row["name"], row[key], written.format(row[key]), kinds.get(row["name"], "other")
+                )
+                for row in figures["rows"]
+            ],
+        )
+
+    return {
+        "serving": Chart(
+            "What the serving layer costs",
+            "Server CPU a request, requests a second and p99 of a small JSON route on one core:"
+            " bare FastAPI, the naive install, the serving layer complete and without each part",
+            [
+                panel("CPU a request, µs", "cpu_us", "{:.0f}"),
+                panel("requests a second", "per_second", "{:,}"),
+                panel("p99, ms", "p99_ms", "{:.1f}"),
+            ],
+        )
+    }
 
 
 def servers(package: str) -> list[Candidate]:
@@ -148,17 +169,29 @@ def servers(package: str) -> list[Candidate]:
 def started(
     project: Project, name: str, code: str, instead: dict[str, str], core: int
 ) -> AbstractContextManager[Server]:
-    """The server of an application, as the image starts it, on one core."""
-    module = "bench_" + re.sub(r"\W", "_", name)
-    (project.path / f"{module}.py").write_text(code)
+    """The server of an application, on one core."""
     port = free_port()
-    command, environment = start_command(project, f"{module}:app", port)
+    command, environment = start(project, name, code, instead, port)
+    command = ["taskset", "--cpu-list", str(core), *command]
+    log = project.path / f"{module(name)}.log"
+    return launch(project, command, log, port, environment)
+
+
+def start(
+    project: Project, name: str, code: str, instead: dict[str, str], port: int
+) -> tuple[list[str], dict[str, str]]:
+    """The command of an application's server, as the image or the unit has it, and its settings."""
+    (project.path / f"{module(name)}.py").write_text(code)
+    command, environment = start_command(project, f"{module(name)}:app", port)
     command = [instead.get(word, word) for word in command]
     if "serving" not in code:
         command.append("--no-access-log")
-    command = ["taskset", "--cpu-list", str(core), *command]
-    environment["ENVIRONMENT"] = "production"
-    return launch(project, command, project.path / f"{module}.log", port, environment)
+    return command, environment | {"ENVIRONMENT": "production"}
+
+
+def module(name: str) -> str:
+    """What the application of that name is imported as."""
+    return "bench_" + re.sub(r"\W", "_", name)
 
 
 if __name__ == "__main__":

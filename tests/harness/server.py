@@ -88,12 +88,12 @@ class Server:
         finally:
             connection.close()
 
-    def wait_until_ready(self) -> None:
-        """Return once it is ready; raises `AssertionError` with its log when it ends instead."""
+    def wait_until_ready(self, path: str = "/health/ready") -> None:
+        """Return once it answers 200 there; raises `AssertionError` with its log if it never does."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                if self.get("/health/ready").status == 200:
+                if self.get(path).status == 200:
                     return
             except (OSError, http.client.HTTPException):
                 time.sleep(0.02)

@@ -1,0 +1,141 @@
+"""What every part measures with: cores, wrk, the CPU and the memory of a server."""
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.harness.server import Server
+
+TICKS = os.sysconf("SC_CLK_TCK")
+MIB = 1024
+UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
+
+CLIENTS = 16
+
+
+@dataclass(frozen=True)
+class Report:
+    """What wrk says: all answers were below 400."""
+
+    answered: int
+    per_second: float
+    p99: float
+    """Milliseconds."""
+
+
+@dataclass
+class Row:
+    """A server, and what wrk saw and what it took for a request in each round."""
+
+    name: str
+    server: Server
+    microseconds: list[float] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+
+    def load(self, path: str, seconds: float) -> None:
+        """A round."""
+        before = cpu_seconds(self.server)
+        report = wrk(self.server, path, seconds)
+        used = cpu_seconds(self.server) - before
+        self.microseconds.append(used / report.answered * 1e6)
+        self.reports.append(report)
+
+    def figures(self) -> dict[str, str | float]:
+        """The medians."""
+        return {
+            "name": self.name,
+            "cpu_us": round(statistics.median(self.microseconds), 1),
+            "per_second": round(statistics.median(report.per_second for report in self.reports)),
+            "p99_ms": round(statistics.median(report.p99 for report in self.reports), 2),
+        }
+
+
+def in_turn(rows: Sequence[Row], path: str, rounds: int, seconds: int) -> None:
+    """Load one server after the other, round by round, once they are warm."""
+    for row in rows:
+        wrk(row.server, path, 1)
+    for round_number in range(1, rounds + 1):
+        say(f"  round {round_number} of {rounds}: {len(rows)} servers, {seconds} s each")
+        for row in rows:
+            row.load(path, seconds)
+
+
+def arguments(full: tuple[int, ...]) -> tuple[int, ...]:
+    """What the command line says, and of what it leaves out the default."""
+    given = tuple(map(int, sys.argv[1:]))
+    return (*given, *full[len(given) :])
+
+
+def say(text: str) -> None:
+    """What is being done, for who waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def cores() -> tuple[int, int]:
+    """One for the servers, one for the clients."""
+    one, *_, other = sorted(os.sched_getaffinity(0))
+    return one, other
+
+
+def memory_directory() -> str | None:
+    """Where a log costs no disk: None, which is a folder for temporary files, off Linux."""
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+def wrk_command(
+    server: Server, path: str, seconds: float, *options: str, clients: int = CLIENTS
+) -> list[str]:
+    """Keep-alive clients that ask one after the other."""
+    command = ["wrk", "--threads=1", f"--connections={clients}", f"--duration={seconds:g}s"]
+    return [*command, "--latency", *options, f"http://127.0.0.1:{server.port}{path}"]
+
+
+def read(report: str) -> Report:
+    """What wrk has printed; raises `AssertionError` when an answer was an error."""
+    assert "Non-2xx" not in report, report
+    [answered] = re.findall(r"(\d+) requests in", report)
+    [rate] = re.findall(r"Requests/sec: +([\d.]+)", report)
+    [(p99, unit)] = re.findall(r"99% +([\d.]+)(us|ms|s|m)$", report, re.MULTILINE)
+    return Report(int(answered), float(rate), float(p99) * UNITS[unit])
+
+
+def wrk(server: Server, path: str, seconds: float, core: int | None = None) -> Report:
+    """Load a server; on a core of its own, if one is named."""
+    pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
+    command = [*pinned, *wrk_command(server, path, seconds)]
+    return read(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def processes(server: Server) -> dict[int, list[str]]:
+    """What /proc/PID/stat says, from the state on, of each process: a server is a session."""
+    found = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        if fields[3] == str(server.process.pid):
+            found[int(stat.parent.name)] = fields
+    return found
+
+
+def cpu_seconds(*servers: Server) -> float:
+    """What their processes have computed, also those that have ended and were waited for."""
+    used = (sum(map(int, f[11:15])) for server in servers for f in processes(server).values())
+    return sum(used) / TICKS
+
+
+def memory(*processes: int) -> dict[str, int]:
+    """The PSS and RSS of processes together, in KiB: a page that they share counts once in PSS."""
+    held = {"Pss": 0, "Rss": 0}
+    for process in processes:
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        seen = {name: int(kib) for name, kib in re.findall(r"^(\w+): +(\d+) kB$", rollup, re.M)}
+        for name in held:
+            held[name] += seen[name]
+    return held

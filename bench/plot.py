@@ -1,0 +1,70 @@
+"""Bar charts as SVG, the same text for the same figures; light or dark, as the reader's system.
+
+A row has its name and its figure above its bar, so that a chart is narrow enough for a phone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
+
+WIDTH, ROW, BAR, HEAD, GAP = 440, 38, 10, 34, 10
+STYLE = """
+  text { font: 15px system-ui, sans-serif; fill: #1f2328 }
+  .head { font-weight: 600 }
+  .figure { text-anchor: end; font-variant-numeric: tabular-nums }
+  .ours { fill: #2da44e } .other { fill: #8c959f } .bad { fill: #cf222e }
+  @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }
+"""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A row: its name, its figure as a length and as it is written, its class in STYLE."""
+
+    name: str
+    figure: float
+    written: str
+    kind: str = "other"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Bars to one scale, below a heading that names the unit."""
+
+    head: str
+    bars: Sequence[Bar]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture: what it shows, what to see in it, and its panels."""
+
+    title: str
+    description: str
+    panels: Sequence[Panel]
+
+
+def draw(chart: Chart) -> str:
+    """The picture."""
+    shapes, top = [], 0
+    for panel in chart.panels:
+        longest = max((bar.figure for bar in panel.bars), default=0) or 1
+        shapes.append(f'<text class="head" x="0" y="{top + 20}">{escape(panel.head)}</text>')
+        top += HEAD
+        for bar in panel.bars:
+            width = max(round(WIDTH * bar.figure / longest, 1), 1)
+            shapes += [
+                f'<text x="0" y="{top + 14}">{escape(bar.name)}</text>',
+                f'<text class="figure" x="{WIDTH}" y="{top + 14}">{escape(bar.written)}</text>',
+                f'<rect class="{bar.kind}" x="0" y="{top + 20}" width="{width}" height="{BAR}"'
+                ' rx="2"/>',
+            ]
+            top += ROW
+        top += GAP
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-4 0 {WIDTH + 8} {top}"'
+        f' width="{WIDTH + 8}" role="img" aria-labelledby="title description">\n'
+        f'<title id="title">{escape(chart.title)}</title>\n'
+        f'<desc id="description">{escape(chart.description)}</desc>\n'
+        f"<style>{STYLE}</style>\n" + "\n".join(shapes) + "\n</svg>\n"
+    )

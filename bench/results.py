@@ -1,0 +1,73 @@
+"""The figures of each part, in bench/results, with when, where and how they were measured."""
+
+import json
+import os
+import platform
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.harness.project import Project
+from tests.harness.template import ROOT
+
+RESULTS = ROOT / "bench/results"
+
+Figures = dict[str, Any]
+Table = list[Sequence[str]]
+"""Its head, and its rows."""
+
+VERSIONS = """
+import importlib.metadata as m, json, platform
+print(json.dumps({"python": platform.python_version()} | {
+    d.name: d.version for d in m.distributions() if d.name in %r
+}))
+"""
+SERVING = ("fastapi", "starlette", "uvicorn", "gunicorn", "uvloop", "httptools")
+
+
+def versions(project: Project) -> dict[str, str]:
+    """Of what serves a project's requests."""
+    said = project.run(project.program("python"), "-c", VERSIONS % (SERVING,)).stdout
+    found: dict[str, str] = json.loads(said)
+    return dict(sorted(found.items()))
+
+
+def machine() -> dict[str, Any]:
+    """Where it was measured; `load` tells whether it was quiet before."""
+    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {
+        "cpu": cpu[1] if cpu else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def write(part: str, command: str, quick: bool, where: dict[str, Any], figures: Figures) -> None:
+    """Keep what a part has measured."""
+    RESULTS.mkdir(exist_ok=True)
+    result = {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": command,
+        "quick": quick,
+        "machine": where,
+        "figures": figures,
+    }
+    text = json.dumps(result, indent=2, ensure_ascii=False)
+    (RESULTS / f"{part}.json").write_text(text + "\n")
+
+
+def read(part: str) -> dict[str, Any]:
+    """What was kept; raises `OSError` when nothing was."""
+    result: dict[str, Any] = json.loads((RESULTS / f"{part}.json").read_text())
+    return result
+
+
+def markdown(table: Table) -> str:
+    """As Markdown, figures to the right."""
+    head, *rows = table
+    lines = [head, ("---", *["---:"] * (len(head) - 1)), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
