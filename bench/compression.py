@@ -25,17 +25,22 @@ import brotli
 from tests.harness import host
 from tests.harness.project import Project
 from tests.harness.server import Server, launch, serve
-from tests.harness.template import render, snapshot
+
+from . import meter
+from .plot import Bar, Chart, Panel
+from .probes import rendered
+from .results import Figures, Table, markdown
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
 
+FULL, QUICK = (900, 3, 2), (900, 1, 1)
+
 CLIENTS = 4
 PROBE_EVERY_SECONDS = 0.02
 KIB = 1024
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def brotli_whole(body: bytes, quality: int) -> bytes:
@@ -55,6 +60,9 @@ CODINGS: dict[str, Callable[[bytes], bytes]] = {
     "zstd-3": lambda body: zstd.compress(body, 3),
     "zstd-6": lambda body: zstd.compress(body, 6),
 }
+
+OURS = ("zstd-1", "br-4", "gzip-5")
+"""What the service uses, as tests/test_bench.py compares."""
 
 # nginx compresses instead, with the level that the service has.
 NGINX_GZIP = """gzip on;
@@ -81,23 +89,30 @@ async def get_body() -> Response:
 
 
 def main() -> None:
-    size_kb, seconds, rounds = [*map(int, sys.argv[1:]), *(900, 3, 5)[len(sys.argv) - 1 :]]
+    for table in tables(measure(*meter.arguments(FULL))).values():
+        print(markdown(table))
+
+
+def measure(size_kb: int, seconds: int, rounds: int) -> Figures:
+    """Of each coding by itself KiB and CPU ms; of each server medians over the rounds."""
     path = "/body"
-    servers, clients = cores()
+    servers, clients = meter.cores()
+    everywhere = os.sched_getaffinity(0)
     with TemporaryDirectory() as directory, ExitStack() as running:
-        pods, vm = (rendered(Path(directory), target, size_kb) for target in ("kubernetes", "vm"))
+        pods, vm = (prepared(Path(directory), target, size_kb) for target in ("kubernetes", "vm"))
+        running.callback(os.sched_setaffinity, 0, everywhere)
         os.sched_setaffinity(0, {servers})  # what is started inherits it
         service = running.enter_context(served(pods, Path(directory, "service.log")))
         in_front = {
             name: running.enter_context(behind_nginx(vm, Path(directory, name), edit))
             for name, edit in {"service": {}, "nginx": {"gzip off;": NGINX_GZIP}}.items()
         }
-        body = service.get(path).body
-        by_themselves(body)
+        codings = by_themselves(service.get(path).body)
 
         os.sched_setaffinity(0, {clients})
         figures: dict[str, list[tuple[float, ...]]] = {}
-        for _ in range(rounds):
+        for number in range(1, rounds + 1):
+            meter.say(f"  round {number} of {rounds}: 9 rows, {seconds} s each")
             for coding in ("identity", "gzip", "br", "zstd"):
                 row = f"one process, {coding}"
                 figures.setdefault(row, []).append(
@@ -112,39 +127,102 @@ def main() -> None:
             figures.setdefault("gunicorn and nginx, gzip by nginx", []).append(
                 pulled(nginx, [nginx, gunicorn], path, "gzip", seconds)
             )
-    print(f"\n{CLIENTS} clients: CPU ms a response, responses/s, p50 and p99 of /health/live in ms")
-    for row, rounds_of in sorted(figures.items()):
-        cpu, rate, p50, p99 = map(statistics.median, zip(*rounds_of, strict=True))
-        print(f"{row:45} {cpu:6.2f} {rate:6.0f} {p50:6.1f} {p99:6.1f}")
+    keys = ("cpu_ms", "per_second", "p50_ms", "p99_ms")
+    rows = [
+        {"name": row}
+        | {
+            key: round(statistics.median(seen), 2)
+            for key, seen in zip(keys, zip(*rounds_of, strict=True), strict=True)
+        }
+        for row, rounds_of in sorted(figures.items())
+    ]
+    return {
+        "size_kb": size_kb,
+        "seconds": seconds,
+        "rounds": rounds,
+        "codings": codings,
+        "rows": rows,
+    }
 
 
-def cores() -> tuple[int, int]:
-    """One for the servers, one for the clients."""
-    one, *_, other = sorted(os.sched_getaffinity(0))
-    return one, other
+def tables(figures: Figures) -> dict[str, Table]:
+    """The codings, and the servers that use them."""
+    codings = [
+        (
+            f"**{row['name']}**" if row["name"] in OURS else row["name"],
+            f"{row['kib']:.0f}",
+            f"{row['cpu_ms']:.1f}" if row["cpu_ms"] else "",
+        )
+        for row in figures["codings"]
+    ]
+    rows = [
+        (
+            row["name"],
+            f"{row['cpu_ms']:.2f} ms",
+            f"{row['per_second']:.0f}",
+            f"{row['p50_ms']:.1f} ms",
+            f"{row['p99_ms']:.1f} ms",
+        )
+        for row in figures["rows"]
+    ]
+    head = (f"{CLIENTS} clients", "CPU a response", "responses a second", "probe, p50", "p99")
+    return {
+        "codings": [(f"{figures['size_kb']} KiB of JSON", "KiB", "CPU ms"), *codings],
+        "compression": [head, *rows],
+    }
 
 
-def by_themselves(body: bytes) -> None:
-    """Print the size and the CPU time of each coding and level."""
-    print(f"{len(body) / KIB:.0f} KiB of JSON: KiB and CPU ms")
+def charts(figures: Figures) -> dict[str, Chart]:
+    """The bytes and the CPU time of each coding."""
+
+    def panel(head: str, key: str, written: str) -> Panel:
+        bars = [
+            Bar(row["name"], row[key], written.format(row[key]), kind(row["name"]))
+            for row in figures["codings"]
+            if row[key]
+        ]
+        return Panel(head, bars)
+
+    def kind(name: str) -> str:
+        return "ours" if name in OURS else "other"
+
+    return {
+        "compression": Chart(
+            "What a coding saves and costs",
+            f"KiB and CPU milliseconds of {figures['size_kb']} KiB of JSON by coding and level;"
+            " those that the service uses are green",
+            [panel("KiB that are sent", "kib", "{:.0f}"), panel("CPU, ms", "cpu_ms", "{:.1f}")],
+        )
+    }
+
+
+def by_themselves(body: bytes) -> list[Figures]:
+    """The size and the CPU time of each coding and level, the plain body first."""
     taken: dict[str, list[float]] = {name: [] for name in CODINGS}
     for _ in range(9):
         for name, encode in CODINGS.items():
             started = time.thread_time()
             encode(body)
             taken[name].append((time.thread_time() - started) * 1000)
-    for name, encode in CODINGS.items():
-        kib = len(encode(body)) / KIB
-        print(f"{name:8} {kib:6.1f} {statistics.median(taken[name]):6.2f}")
+    plain: Figures = {"name": "plain", "kib": round(len(body) / KIB, 1), "cpu_ms": 0}
+    return [
+        plain,
+        *(
+            {
+                "name": name,
+                "kib": round(len(encode(body)) / KIB, 1),
+                "cpu_ms": round(statistics.median(taken[name]), 2),
+            }
+            for name, encode in CODINGS.items()
+        ),
+    ]
 
 
-def rendered(directory: Path, target: str, size_kb: int) -> Project:
+def prepared(directory: Path, target: str, size_kb: int) -> Project:
     """The service of the documentation with its large body, below a directory."""
-    os.environ["COPIER_SETTINGS_PATH"] = str(directory / "settings.yml")
-    Path(directory, "settings.yml").write_text("{}\n")
-    project = Project(directory / target)
-    answers = {"project_name": "Orders API", "deployment": target}
-    render(snapshot(directory / f"template-{target}"), project.path, answers)
+    below = directory / target
+    below.mkdir()
+    project = rendered(below, deployment=target)
     project.uv("sync", "--quiet", "--no-dev")
     application = APPLICATION.format(package=project.package, size_kb=size_kb)
     (project.path / "src" / "bench_body.py").write_text(application)
@@ -193,10 +271,9 @@ def pulled(
     server: Server, measured: list[Server], path: str, coding: str, seconds: int
 ) -> tuple[float, float, float, float]:
     """CPU ms a response, responses a second, p50 and p99 of the probe in ms."""
-    url = f"http://127.0.0.1:{server.port}{path}"
-    command = ["wrk", "--threads=1", f"--connections={CLIENTS}", f"--duration={seconds}s"]
-    command += [f"--header=Accept-Encoding: {coding}", url]
-    before, waits = cpu_seconds(measured), []
+    accept = f"--header=Accept-Encoding: {coding}"
+    command = meter.wrk_command(server, path, seconds, accept, clients=CLIENTS)
+    before, waits = meter.cpu_seconds(*measured), []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
         while wrk.poll() is None:
             started = time.perf_counter()
@@ -204,27 +281,11 @@ def pulled(
             waits.append((time.perf_counter() - started) * 1000)
             time.sleep(PROBE_EVERY_SECONDS)
         assert wrk.stdout
-        report = wrk.stdout.read()
-    spent = cpu_seconds(measured) - before
-    [responses] = map(int, re.findall(r"(\d+) requests in", report))
-    assert "Non-2xx" not in report, report
+        report = meter.read(wrk.stdout.read())
+    spent = meter.cpu_seconds(*measured) - before
     waits.sort()
     p50, p99 = (waits[int(len(waits) * share)] for share in (0.5, 0.99))
-    return spent / responses * 1000, responses / seconds, p50, p99
-
-
-def cpu_seconds(servers: list[Server]) -> float:
-    """What the processes of these servers have computed; each server is a session."""
-    sessions = {str(server.process.pid) for server in servers}
-    spent = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
-        if fields[3] in sessions:
-            spent += int(fields[11]) + int(fields[12])
-    return spent / TICKS
+    return spent / report.answered * 1000, report.per_second, p50, p99
 
 
 if __name__ == "__main__":

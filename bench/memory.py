@@ -1,14 +1,13 @@
-"""How much memory four gunicorn workers hold together after 10,000 requests.
+"""How much memory gunicorn's workers hold together after 10,000 requests.
 
-    .venv/bin/python -m bench.memory [ROUNDS]
+    .venv/bin/python -m bench.memory [ROUNDS [REQUESTS]]
 
-The rendered service as its unit starts it, and without what keeps its workers' memory shared; the
-variants take turns. PSS: a page that processes share counts once.
+The rendered service as its unit starts it, with 1, 2 and 4 workers, and with 4 without what keeps
+their memory shared; the variants take turns. PSS: a page that processes share counts once.
 """
 
 import asyncio
 import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -17,10 +16,13 @@ from tests.harness.load import Load
 from tests.harness.project import Project
 from tests.harness.server import free_port, launch, start_command
 
-from .probes import MIB, Memory, rendered
+from . import meter
+from .meter import MIB
+from .plot import Bar, Chart, Panel
+from .probes import rendered
+from .results import Figures, Table, markdown, versions
 
-WORKERS = 4
-REQUESTS = 10_000
+FULL, QUICK = (2, 10_000), (1, 1_000)
 PATHS = ["/health/live", "/large-response?size_kb=4", "/large-response?size_kb=100"]
 
 # What is appended to the rendered configuration.
@@ -31,21 +33,72 @@ VARIANTS = {
 }
 
 
+CASES = [
+    ("as rendered", 1),
+    ("as rendered", 2),
+    ("as rendered", 4),
+    ("without gc.freeze", 4),
+    ("without preload", 4),
+]
+
+
 def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    for table in tables(measure(*meter.arguments(FULL))).values():
+        print(markdown(table))
+
+
+def measure(rounds: int, requests: int) -> Figures:
+    """MiB of the master and its workers, medians over the rounds."""
     with TemporaryDirectory() as directory:
         project = rendered(Path(directory), deployment="vm")
         project.uv("sync", "--quiet", "--no-dev")
-        measured: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-        for _ in range(rounds):
-            for variant in VARIANTS:
-                measured[variant].append(hold(project, variant, Path(directory)))
-    for variant, figures in measured.items():
-        each = ", ".join(f"{figure:.0f}" for figure in figures)
-        print(f"{variant}: PSS {median(figures):.0f} MiB with {WORKERS} workers ({each})")
+        measured: dict[tuple[str, int], list[float]] = {case: [] for case in CASES}
+        for number in range(1, rounds + 1):
+            meter.say(f"  round {number} of {rounds}: {len(CASES)} servers, {requests} requests")
+            for variant, workers in CASES:
+                held = hold(project, variant, workers, requests, Path(directory))
+                measured[variant, workers].append(held)
+        rows = [
+            {"name": variant, "workers": workers, "pss_mib": round(median(held), 1)}
+            for (variant, workers), held in measured.items()
+        ]
+        return {
+            "rounds": rounds,
+            "requests": requests,
+            "versions": versions(project),
+            "rows": rows,
+        }
 
 
-def hold(project: Project, variant: str, directory: Path) -> float:
+def tables(figures: Figures) -> dict[str, Table]:
+    """All of it."""
+    rows = [
+        (row["name"], str(row["workers"]), f"{row['pss_mib']:.0f} MiB") for row in figures["rows"]
+    ]
+    return {"memory": [("", "workers", "master and workers, PSS"), *rows]}
+
+
+def charts(figures: Figures) -> dict[str, Chart]:
+    """All of it."""
+    bars = [
+        Bar(
+            f"{row['workers']} worker{'s' if row['workers'] > 1 else ''}, {row['name']}",
+            row["pss_mib"],
+            f"{row['pss_mib']:.0f}",
+            "ours" if row["name"] == "as rendered" else "other",
+        )
+        for row in figures["rows"]
+    ]
+    return {
+        "memory": Chart(
+            "Memory by workers",
+            f"PSS of gunicorn and its workers together after {figures['requests']:,} requests",
+            [Panel("gunicorn and its workers, PSS, MiB", bars)],
+        )
+    }
+
+
+def hold(project: Project, variant: str, workers: int, requests: int, directory: Path) -> float:
     """The MiB that the master and its workers hold together after the load."""
     config = directory / "gunicorn.conf.py"
     rendered_config = (project.path / "deploy/vm/gunicorn.conf.py").read_text()
@@ -53,30 +106,27 @@ def hold(project: Project, variant: str, directory: Path) -> float:
     port = free_port()
     command, environment = start_command(project, f"{project.package}.app:app", port)
     command = [str(config) if word.endswith("gunicorn.conf.py") else word for word in command]
-    environment |= {"ENVIRONMENT": "production", "WEB_CONCURRENCY": str(WORKERS)}
+    environment |= {"ENVIRONMENT": "production", "WEB_CONCURRENCY": str(workers)}
     with launch(project, command, directory / "log", port, environment) as server:
         server.wait_until_ready()
-        asyncio.run(load(port))
-        memory = 0.0
-        for process in (server.process.pid, *children(server.process.pid)):
-            held = Memory()
-            held.look(process)
-            memory += held.pss / MIB
+        asyncio.run(load(port, requests))
+        running = (server.process.pid, *children(server.process.pid, workers))
+        held = meter.memory(*running)["Pss"] / MIB
         server.stop()
-    return memory
+    return held
 
 
-def children(process: int) -> list[int]:
+def children(process: int, workers: int) -> list[int]:
     """The workers; raises `AssertionError` when they aren't as many as was asked for."""
     found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True)
-    workers = [int(pid) for pid in found.stdout.split()]
-    assert len(workers) == WORKERS, workers
-    return workers
+    pids = [int(pid) for pid in found.stdout.split()]
+    assert len(pids) == workers, pids
+    return pids
 
 
-async def load(port: int) -> None:
+async def load(port: int, requests: int) -> None:
     clients = Load(port, PATHS)
-    await clients.answered(REQUESTS)
+    await clients.answered(requests)
     await clients.stop()
 
 

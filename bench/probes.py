@@ -10,7 +10,6 @@ one before it. On a machine with other work, `nice -n -15` in front.
 import os
 import re
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,9 +22,11 @@ from tests.harness.project import Project
 from tests.harness.server import Server, free_port, launch, start_command
 from tests.harness.template import render, snapshot
 
+from . import meter
+from .meter import MIB
+
 GZIP = "Accept-Encoding: gzip"
 PROBE_EVERY_SECONDS = 0.2
-MIB = 1024
 
 
 @dataclass
@@ -36,8 +37,7 @@ class Memory:
     pss: int = 0
 
     def look(self, process: int) -> None:
-        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
-        seen = {name: int(kib) for name, kib in re.findall(r"^(\w+): +(\d+) kB$", rollup, re.M)}
+        seen = meter.memory(process)
         self.rss, self.pss = max(self.rss, seen["Rss"]), max(self.pss, seen["Pss"])
 
     def __str__(self) -> str:
@@ -65,8 +65,8 @@ class Waits:
 
 
 def main() -> None:
-    size_kb, clients, seconds = [*map(int, sys.argv[1:]), *(900, 20, 30)[len(sys.argv) - 1 :]]
-    one, *_, other = sorted(os.sched_getaffinity(0))
+    size_kb, clients, seconds = meter.arguments((900, 20, 30))
+    one, other = meter.cores()
     with TemporaryDirectory() as directory:
         project = rendered(Path(directory))
         project.uv("sync", "--quiet", "--no-dev")
@@ -105,10 +105,10 @@ def under_load(
     server: Server, path: str, clients: int, seconds: int, probes: list[Waits], memory: Memory
 ) -> str:
     """What wrk reports; meanwhile the probes ask and the memory is looked at."""
-    url = f"http://127.0.0.1:{server.port}{path}"
-    options = ["--threads=1", f"--connections={clients}", f"--duration={seconds}s"]
-    options += ["--timeout=30s", f"--header={GZIP}"]
-    with subprocess.Popen(["wrk", *options, url], stdout=subprocess.PIPE, text=True) as wrk:
+    command = meter.wrk_command(
+        server, path, seconds, "--timeout=30s", f"--header={GZIP}", clients=clients
+    )
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
         with ThreadPoolExecutor(max_workers=200) as asking:
             answers = []
             while wrk.poll() is None:

@@ -8,13 +8,9 @@ clients lose. Last, the service with 1 to 4 workers, which share all cores with 
 """
 
 import asyncio
-import os
-import re
 import signal
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -26,6 +22,7 @@ from tests.harness.load import Load, Tally
 from tests.harness.project import Project
 from tests.harness.server import Server, free_port, launch
 
+from . import meter
 from .probes import rendered
 
 APPLICATION = """
@@ -92,7 +89,6 @@ HANDSHAKE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
-TICKS = os.sysconf("SC_CLK_TCK")
 CLIENT = "198.51.100.7"
 
 
@@ -135,7 +131,7 @@ class Bench:
 
 
 def main() -> None:
-    seconds, rounds = [*map(int, sys.argv[1:]), *(3, 5)[len(sys.argv) - 1 :]]
+    seconds, rounds = meter.arguments((3, 5))
     with TemporaryDirectory() as directory:
         project = rendered(Path(directory), deployment="vm", request_timeout_seconds=1)
         project.uv("sync", "--quiet", "--no-dev")
@@ -164,27 +160,18 @@ def table(*rows: list[str]) -> None:
 
 def cpu(bench: Bench, seconds: int, rounds: int) -> list[str]:
     """Medians of interleaved rounds, and what they are of ours."""
-    one, *_, other = sorted(os.sched_getaffinity(0))
+    one, other = meter.cores()
     spent: dict[str, list[float]] = {name: [] for name in CLASSES}
     with ExitStack() as started:
         servers = {name: started.enter_context(bench.serve(name, core=one)) for name in CLASSES}
         for _ in range(rounds):
             for name, server in servers.items():
-                before = cpu_seconds(server)
-                report = wrk(server, seconds, "taskset", "--cpu-list", str(other))
-                answered = int(re.findall(r"(\d+) requests in", report)[0])
-                spent[name].append((cpu_seconds(server) - before) * 1e6 / answered)
+                before = meter.cpu_seconds(server)
+                report = meter.wrk(server, "/small", seconds, other)
+                used = meter.cpu_seconds(server) - before
+                spent[name].append(used * 1e6 / report.answered)
     medians = {name: statistics.median(each) for name, each in spent.items()}
     return [f"{each:.0f} (x{each / medians['ours']:.2f})" for each in medians.values()]
-
-
-def cpu_seconds(server: Server) -> float:
-    """What the workers have used; the last field of a name in stat may hold spaces."""
-    ticks = 0
-    for child in children(server):
-        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICKS
 
 
 def children(server: Server) -> list[int]:
@@ -192,13 +179,6 @@ def children(server: Server) -> list[int]:
     master = server.process.pid
     found = Path(f"/proc/{master}/task/{master}/children").read_text()
     return [int(child) for child in found.split()]
-
-
-def wrk(server: Server, seconds: int, *prefix: str, path: str = "/small") -> str:
-    """What wrk reports of 16 clients."""
-    options = ["--threads=1", "--connections=16", f"--duration={seconds}s", "--latency"]
-    command = [*prefix, "wrk", *options, f"http://127.0.0.1:{server.port}{path}"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def forwarded(bench: Bench, name: str) -> str:
@@ -278,11 +258,8 @@ def counts(bench: Bench, seconds: int, rounds: int) -> dict[int, tuple[float, fl
         }
         for _ in range(rounds):
             for workers, server in servers.items():
-                report = wrk(server, seconds)
-                rate = float(re.findall(r"Requests/sec: +([\d.]+)", report)[0])
-                [(p99, unit)] = re.findall(r"99% +([\d.]+)(us|ms|s)", report)
-                milliseconds = float(p99) * {"us": 0.001, "ms": 1, "s": 1000}[unit]
-                seen.setdefault(workers, []).append((rate, milliseconds))
+                report = meter.wrk(server, "/small", seconds)
+                seen.setdefault(workers, []).append((report.per_second, report.p99))
     medians = {
         n: [statistics.median(each) for each in zip(*s, strict=True)] for n, s in seen.items()
     }

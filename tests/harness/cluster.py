@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from . import pods
+from . import contents, pods
 from .images import CommandFailed
+from .load import Load, Tally
 from .pods import Deployment, Pod
 from .server import Server, launch
 
@@ -45,6 +46,16 @@ stream {{
 }}
 """
 
+RATE = 1_500
+"""Requests a second of a load: about 20,000 while two pods are replaced."""
+PATHS = [*["/health/live", "/large-response?size_kb=4"] * 4, "/large-response?size_kb=64"]
+
+# On one line, because podman can't read back what it makes of several. The options follow.
+UVICORN_WITHOUT_THE_DRAIN = (
+    "from uvicorn.main import main; from {package}.serving import lifecycle; "
+    "lifecycle.drain_before_shutdown = lambda *_, **__: None; main()"
+)
+
 # Addresses for documentation (RFC 5737): outside of the namespaces nobody has them.
 NODE, *ADDRESSES = (f"192.0.2.{number}" for number in range(1, 255))
 IN_NODE = """
@@ -64,6 +75,13 @@ def missing_tools() -> list[str]:
     if not STREAM_MODULE.exists():
         missing.append("nginx's stream module")
     return [*pods.missing_tools(), *missing]
+
+
+def without_drain(deployment: Deployment) -> Deployment:
+    """The same with a uvicorn that shuts down in its own way; its image must be there."""
+    program = UVICORN_WITHOUT_THE_DRAIN.format(package=deployment.project.package)
+    options = contents.configuration(deployment.container["image"])["Cmd"][1:]
+    return deployment.with_command("python", "-c", program, *options)
 
 
 @contextmanager
@@ -128,6 +146,18 @@ class Cluster:
                 tasks.create_task(self._publish(list(self.pods)))
                 ended.append(tasks.create_task(self._end(old, pre_stop)))
         return [task.result() for task in ended]
+
+    def update_under_load(self, requests: int, *, pre_stop: bool = True) -> tuple[list[int], Tally]:
+        """The old pods' exit codes, and what became of at least so many requests."""
+
+        async def update() -> tuple[list[int], Tally]:
+            load = Load(PORT, PATHS, rate=RATE, namespace=self.node)
+            await load.answered(1_000)
+            codes = await self.roll_out(pre_stop=pre_stop)
+            await load.answered(requests)
+            return codes, await load.stop()
+
+        return asyncio.run(update())
 
     async def _publish(self, endpoints: list[str]) -> None:
         """The endpoints controller: the Service hears of it, but later."""

@@ -89,7 +89,10 @@ class Server:
             connection.close()
 
     def wait_until_ready(self, path: str = "/health/ready") -> None:
-        """Return once it answers 200 there; raises `AssertionError` with its log if it never does."""
+        """Return once that path is answered with 200.
+
+        Raises `AssertionError` with its log when it ends instead, or takes too long.
+        """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
