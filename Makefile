@@ -7,7 +7,7 @@ export UV_PYTHON_PREFERENCE ?= only-system
 # An activated environment of another project must not be taken for this one's.
 unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test lint format docs bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -27,6 +27,9 @@ format: .venv/ready ## what ruff can mend by itself
 docs: .venv/ready ## the site, in build/site; the reference anew
 	@.venv/bin/python -m tests.harness.reference
 	@.venv/bin/zensical build --strict --clean
+
+bench: .venv/ready ## measure all that is quoted, in about ten minutes; ARGS="--quick peers" picks
+	@.venv/bin/python -m bench $(ARGS)
 
 clean: ## everything that was set up here
 	rm -rf build .venv .mypy_cache .pytest_cache .ruff_cache

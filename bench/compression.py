@@ -29,7 +29,7 @@ from tests.harness.server import Server, launch, serve
 from . import meter
 from .plot import Bar, Chart, Panel
 from .probes import rendered
-from .results import Figures, Table, markdown
+from .results import Figures, Table, show
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -89,8 +89,7 @@ async def get_body() -> Response:
 
 
 def main() -> None:
-    for table in tables(measure(*meter.arguments(FULL))).values():
-        print(markdown(table))
+    show(measure, tables, FULL)
 
 
 def measure(size_kb: int, seconds: int, rounds: int) -> Figures:

@@ -20,9 +20,9 @@ from . import meter
 from .meter import MIB
 from .plot import Bar, Chart, Panel
 from .probes import rendered
-from .results import Figures, Table, markdown, versions
+from .results import Figures, Table, show, versions
 
-FULL, QUICK = (2, 10_000), (1, 1_000)
+FULL, QUICK = (1, 10_000), (1, 1_000)
 PATHS = ["/health/live", "/large-response?size_kb=4", "/large-response?size_kb=100"]
 
 # What is appended to the rendered configuration.
@@ -43,8 +43,7 @@ CASES = [
 
 
 def main() -> None:
-    for table in tables(measure(*meter.arguments(FULL))).values():
-        print(markdown(table))
+    show(measure, tables, FULL)
 
 
 def measure(rounds: int, requests: int) -> Figures:

@@ -65,12 +65,6 @@ def in_turn(rows: Sequence[Row], path: str, rounds: int, seconds: int) -> None:
             row.load(path, seconds)
 
 
-def arguments(full: tuple[int, ...]) -> tuple[int, ...]:
-    """What the command line says, and of what it leaves out the default."""
-    given = tuple(map(int, sys.argv[1:]))
-    return (*given, *full[len(given) :])
-
-
 def say(text: str) -> None:
     """What is being done, for who waits."""
     print(text, file=sys.stderr, flush=True)

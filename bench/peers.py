@@ -27,10 +27,10 @@ from . import meter
 from .meter import MIB, Row
 from .plot import Bar, Chart, Panel
 from .probes import rendered
-from .results import Figures, Table, markdown, versions
+from .results import Figures, MissingError, Table, show, versions
 from .serving import BARE, PATH, ROUTE, start
 
-FULL, QUICK = (5, 3), (1, 1)
+FULL, QUICK = (5, 2), (1, 1)
 
 PYTHON = "3.13"
 """Both templates from PyPI take it; their images have 3.13 and 3.12."""
@@ -80,8 +80,7 @@ class Candidate:
 
 
 def main() -> None:
-    for table in tables(measure(*meter.arguments(FULL))).values():
-        print(markdown(table))
+    show(measure, tables, FULL)
 
 
 def measure(rounds: int, seconds: int) -> Figures:
@@ -152,7 +151,7 @@ def _candidates(directory: Path, left_out: dict[str, str]) -> Iterator[Candidate
     """Every server; those that can't be had go into `left_out`."""
     python = find_python(PYTHON)
     if python is None:
-        raise SystemExit(f"bench.peers: there is no Python {PYTHON}")
+        raise MissingError(f"bench.peers: there is no Python {PYTHON}")
     meter.say("  rendering and installing")
     yield from _ours(directory, python)
     for name, generate in PEERS.items():
@@ -312,10 +311,19 @@ def _counted(server: Server) -> bool:
 
 def tables(figures: Figures) -> dict[str, Table]:
     """The figures, and what each does for them."""
-    head = ("one core", "processes", "CPU a request", "requests a second", "p99", "memory, PSS")
+    head = (
+        "one core",
+        "FastAPI",
+        "processes",
+        "CPU a request",
+        "requests a second",
+        "p99",
+        "memory, PSS",
+    )
     rows = [
         (
             row["name"],
+            row["versions"]["fastapi"],
             str(row["processes"]),
             f"{row['cpu_us']:.0f} µs",
             f"{row['per_second']:,}",

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-WIDTH, ROW, BAR, HEAD, GAP = 440, 38, 10, 34, 10
+WIDTH, ROW, BAR, HEAD, GAP, NOTE = 440, 38, 10, 34, 10, 20
 STYLE = """
   text { font: 15px system-ui, sans-serif; fill: #1f2328 }
   .head { font-weight: 600 }
   .figure { text-anchor: end; font-variant-numeric: tabular-nums }
+  .note { font-size: 12px; opacity: .8 }
   .ours { fill: #2da44e } .other { fill: #8c959f } .bad { fill: #cf222e }
   @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } }
 """
@@ -44,8 +45,8 @@ class Chart:
     panels: Sequence[Panel]
 
 
-def draw(chart: Chart) -> str:
-    """The picture."""
+def draw(chart: Chart, note: str) -> str:
+    """The picture, and below it where it comes from."""
     shapes, top = [], 0
     for panel in chart.panels:
         longest = max((bar.figure for bar in panel.bars), default=0) or 1
@@ -54,13 +55,15 @@ def draw(chart: Chart) -> str:
         for bar in panel.bars:
             width = max(round(WIDTH * bar.figure / longest, 1), 1)
             shapes += [
-                f'<text x="0" y="{top + 14}">{escape(bar.name)}</text>',
+                f'<text class="name" x="0" y="{top + 14}">{escape(bar.name)}</text>',
                 f'<text class="figure" x="{WIDTH}" y="{top + 14}">{escape(bar.written)}</text>',
                 f'<rect class="{bar.kind}" x="0" y="{top + 20}" width="{width}" height="{BAR}"'
                 ' rx="2"/>',
             ]
             top += ROW
         top += GAP
+    shapes.append(f'<text class="note" x="0" y="{top + 12}">{escape(note)}</text>')
+    top += NOTE
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-4 0 {WIDTH + 8} {top}"'
         f' width="{WIDTH + 8}" role="img" aria-labelledby="title description">\n'

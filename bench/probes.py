@@ -24,6 +24,7 @@ from tests.harness.template import render, snapshot
 
 from . import meter
 from .meter import MIB
+from .results import arguments
 
 GZIP = "Accept-Encoding: gzip"
 PROBE_EVERY_SECONDS = 0.2
@@ -65,7 +66,7 @@ class Waits:
 
 
 def main() -> None:
-    size_kb, clients, seconds = meter.arguments((900, 20, 30))
+    size_kb, clients, seconds = arguments((900, 20, 30))
     one, other = meter.cores()
     with TemporaryDirectory() as directory:
         project = rendered(Path(directory))

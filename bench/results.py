@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,16 @@ from tests.harness.template import ROOT
 
 RESULTS = ROOT / "bench/results"
 
+
+class MissingError(Exception):
+    """What a part needs and this machine lacks, in one line."""
+
+
 Figures = dict[str, Any]
 Table = list[Sequence[str]]
 """Its head, and its rows."""
+Sizes = tuple[int, ...]
+"""How much a part measures: the numbers that its command takes."""
 
 VERSIONS = """
 import importlib.metadata as m, json, platform
@@ -44,6 +52,29 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+def show(
+    measure: Callable[..., Figures], tables: Callable[[Figures], dict[str, Table]], full: Sizes
+) -> None:
+    """What a part's own command does: measure, as the command line says, and print."""
+    try:
+        figures = measure(*arguments(full))
+    except MissingError as missing:
+        raise SystemExit(str(missing)) from None
+    for table in tables(figures).values():
+        print(markdown(table))
+
+
+def arguments(full: Sizes) -> Sizes:
+    """What the command line says, and of what it leaves out the default."""
+    try:
+        given = tuple(map(int, sys.argv[1:]))
+    except ValueError:
+        raise SystemExit(f"numbers only, up to {len(full)} of them: {full}") from None
+    if len(given) > len(full):
+        raise SystemExit(f"up to {len(full)} numbers: {full}")
+    return (*given, *full[len(given) :])
 
 
 def write(part: str, command: str, quick: bool, where: dict[str, Any], figures: Figures) -> None:

@@ -19,9 +19,9 @@ from tests.harness.pods import Deployment
 from . import meter
 from .plot import Bar, Chart, Panel
 from .probes import rendered
-from .results import Figures, Table, markdown
+from .results import Figures, MissingError, Table, show
 
-FULL, QUICK = (2, 8_000), (1, 2_000)
+FULL, QUICK = (1, 8_000), (1, 2_000)
 
 CASES = {
     "as rendered": (True, True),
@@ -33,14 +33,13 @@ CASES = {
 
 
 def main() -> None:
-    for table in tables(measure(*meter.arguments(FULL))).values():
-        print(markdown(table))
+    show(measure, tables, FULL)
 
 
 def measure(rounds: int, requests: int) -> Figures:
-    """What became of the requests; raises `SystemExit` where a tool is missing."""
+    """What became of the requests; raises `MissingError` where a tool is missing."""
     if missing := cluster.missing_tools():
-        raise SystemExit(f"bench.rollout: it needs {', '.join(missing)}")
+        raise MissingError(f"bench.rollout: it needs {', '.join(missing)}")
     counted = {case: {"answered": 0, "lost": 0, "failed": 0, "refused": 0} for case in CASES}
     with TemporaryDirectory() as directory:
         slug = f"orders-{uuid.uuid4().hex[:8]}"  # and so the image, whatever else runs here

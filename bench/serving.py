@@ -22,9 +22,9 @@ from . import meter
 from .meter import Row
 from .plot import Bar, Chart, Panel
 from .probes import rendered
-from .results import Figures, Table, markdown, versions
+from .results import Figures, Table, show, versions
 
-FULL, QUICK = (5, 3), (1, 1)
+FULL, QUICK = (7, 3), (1, 1)
 PATH = "/orders/7"
 
 ROUTE = """
@@ -72,7 +72,7 @@ Candidate = tuple[str, str, dict[str, str]]
 
 
 def main() -> None:
-    print(markdown(tables(measure(*meter.arguments(FULL)))["serving"]))
+    show(measure, tables, FULL)
 
 
 def measure(rounds: int, seconds: int) -> Figures:

@@ -24,6 +24,7 @@ from tests.harness.server import Server, free_port, launch
 
 from . import meter
 from .probes import rendered
+from .results import arguments
 
 APPLICATION = """
 import asyncio
@@ -131,7 +132,7 @@ class Bench:
 
 
 def main() -> None:
-    seconds, rounds = meter.arguments((3, 5))
+    seconds, rounds = arguments((3, 5))
     with TemporaryDirectory() as directory:
         project = rendered(Path(directory), deployment="vm", request_timeout_seconds=1)
         project.uv("sync", "--quiet", "--no-dev")
