@@ -53,7 +53,7 @@ def draw(chart: Chart, note: str) -> str:
         shapes.append(f'<text class="head" x="0" y="{top + 20}">{escape(panel.head)}</text>')
         top += HEAD
         for bar in panel.bars:
-            width = max(round(WIDTH * bar.figure / longest, 1), 1)
+            width = round(WIDTH * bar.figure / longest, 1)
             shapes += [
                 f'<text class="name" x="0" y="{top + 14}">{escape(bar.name)}</text>',
                 f'<text class="figure" x="{WIDTH}" y="{top + 14}">{escape(bar.written)}</text>',
