@@ -127,7 +127,7 @@ def _started(candidate: Candidate, log: Path, core: int) -> Iterator[Server]:
 
 def _leave_out(name: str, error: Exception, left_out: dict[str, str]) -> None:
     """Note why something is not measured: the last line of what was said."""
-    left_out[name] = str(error).strip().splitlines()[-1]
+    left_out[name] = str(error).strip().splitlines()[-1].strip()
     meter.say(f"  without {name}: {left_out[name]}")
 
 

@@ -98,7 +98,7 @@ def _told(part: str, result: Figures) -> str:
     """A paragraph: the command, how much, when and where."""
     machine, figures = result["machine"], result["figures"]
     sizes = [
-        f"{figures[key]:,} {key}" for key in ("rounds", "seconds", "requests") if key in figures
+        f"{key}: {figures[key]:,}" for key in ("rounds", "seconds", "requests") if key in figures
     ]
     text = (
         f"`python -m bench {part}` ({', '.join(sizes)}), {result['date']}, {machine['cpu']},"
