@@ -2,8 +2,9 @@
 
     .venv/bin/python -m bench [--quick] [PART …]
 
-All parts take about ten minutes, on a machine that does nothing else. `--quick` is a smoke run of
-three: what it says is not to be quoted. A part that can't be measured keeps the figures that it had, and the exit status is 1.
+All parts take some ten minutes, on a machine that does nothing else. `--quick` is a smoke run of
+some three: what it says is not to be quoted. A part that can't be measured keeps the figures that
+it had, and the exit status is 1.
 """
 
 import argparse
