@@ -54,16 +54,14 @@ app.include_router(example)
 # What is done to the serving layer before the service is put together.
 WITHOUT = {
     "nothing": "",
-    "the log": "serving.logs.Log.write_soon = lambda *_: None",
+    "the log": "serving.logs.Log.write = lambda *_: None",
     "metrics": "serving.metrics.DURATION.labels = lambda *_: SimpleNamespace(observe=int)",
     "security headers": "serving.headers.SECURITY.clear()",
     "timeouts": "d = serving.limits.Deadlines\nd.begin = d.end = lambda *_: None",
     "other limits": "x = serving.limits.Limits\nx.refusal = lambda *_: None\n"
     "x.bounded = lambda _, receive, *__: receive",
-    "compression": "from fastapi import FastAPI\nadd = FastAPI.add_middleware\n"
-    "FastAPI.add_middleware = lambda app, kind, **options: None "
-    "if 'ompress' in kind.__name__ or 'GZip' in kind.__name__ else add(app, kind, **options)",
-    "the pass": "serving.Requests = lambda app, **_: app",
+    "compression": "serving.requests.responder = lambda *_: None",
+    "the pass": "serving.requests.install = lambda *_: None",
 }
 
 

@@ -51,10 +51,7 @@ app = create_app()
 app.mount("/told", told)
 """
 
-OURS = {
-    *("content-security-policy", "referrer-policy", "x-content-type-options", "x-frame-options"),
-    "x-request-id",
-}
+OURS = {"content-security-policy", "x-content-type-options", "x-request-id"}
 # What compression tells of itself.
 ENCODED = {"content-encoding", "content-length", "transfer-encoding", "vary", "accept-ranges"}
 
@@ -63,7 +60,7 @@ TYPES = ["text/plain", "application/json", "text/event-stream", "image/png", ""]
 HEADERS = [
     *[("etag", '"one"'), ("etag", 'W/"one"'), ("vary", "*"), ("vary", "Accept-Encoding")],
     *[("vary", "x, y"), ("cache-control", "no-transform"), ("content-encoding", "identity")],
-    *[("accept-ranges", "bytes"), ("x-own", ""), ("x-frame-options", "SAMEORIGIN")],
+    *[("accept-ranges", "bytes"), ("x-own", ""), ("content-security-policy", "sandbox")],
     *[("x-request-id", "of the application")],
 ]
 CODINGS = ["", "identity", "gzip", "br", "zstd", "*", "identity;q=0", "gzip, br;q=0.1"]

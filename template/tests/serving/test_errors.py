@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import pytest
-from fastapi import FastAPI, HTTPException, Query
+from fastapi import FastAPI, HTTPException, Query, Response
 from fastapi.testclient import TestClient
 
 
@@ -68,3 +68,9 @@ def test_the_document_of_the_api_knows_problems(client: TestClient) -> None:
     assert set(responses) == {"200", "default"}
     assert "application/problem+json" in responses["default"]["content"]
     assert "HTTPValidationError" not in str(document)
+
+
+def test_a_handler_of_your_own_answers_what_nobody_else_does(app: FastAPI) -> None:
+    app.add_exception_handler(Exception, lambda _, __: Response("ours", 500))
+
+    assert TestClient(app, raise_server_exceptions=False).get("/broken").text == "ours"

@@ -1,17 +1,13 @@
 """What browsers are let in to: the API's documentation, and scripts of other origins (CORS)."""
 
-from typing import TYPE_CHECKING
-
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from .settings import Environment, ServingSettings
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
-
-def install(app: "FastAPI", settings: ServingSettings) -> None:
+def install(app: FastAPI, settings: ServingSettings) -> None:
     """Close the documentation of `app` in production, let in the origins that are configured."""
     documented = settings.docs
     if documented is None:
@@ -29,7 +25,7 @@ def install(app: "FastAPI", settings: ServingSettings) -> None:
         )
 
 
-def close_documentation(app: "FastAPI") -> None:
+def close_documentation(app: FastAPI) -> None:
     """Take away the routes of the schema and of its pages, which `FastAPI()` has added."""
     pages = {app.openapi_url, app.docs_url, app.redoc_url, app.swagger_ui_oauth2_redirect_url}
     app.router.routes[:] = [

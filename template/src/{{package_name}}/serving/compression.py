@@ -8,13 +8,13 @@ import asyncio
 import re
 import sys
 import zlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
 import brotli
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Scope, Send
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -90,6 +90,9 @@ class Choice(NamedTuple):
     never_plain: bool = False
 
 
+PLAIN = Choice(None)
+
+
 @lru_cache(maxsize=256)
 def negotiate(accept_encoding: bytes) -> Choice:
     """The coding that an `Accept-Encoding` asks for; what can't be read in it is not accepted."""
@@ -102,7 +105,7 @@ def negotiate(accept_encoding: bytes) -> Choice:
     best = max(CODINGS, key=lambda coding: weights.get(coding, others))
     weight = weights.get(best, others)
     if weight == 0 or weight < (plain or 0):
-        return Choice(None)
+        return PLAIN
     return Choice(best, never_plain=plain == 0)
 
 
@@ -124,7 +127,7 @@ def accepted(scope: Scope) -> Choice:
     """What the client of a request accepts; nothing but plain, unless it says so."""
     values = [value for name, value in scope["headers"] if name == b"accept-encoding"]
     if not values:
-        return Choice(None)
+        return PLAIN
     header = b",".join(values)
     return negotiate(header) if len(header) <= 256 else negotiate.__wrapped__(header)
 
@@ -226,26 +229,3 @@ def with_vary(headers: Headers) -> RawHeaders:
     if names.isdisjoint({b"*", b"accept-encoding"}):
         varies.append(b"Accept-Encoding")
     return [*others, (b"vary", b", ".join(varies))]
-
-
-class Compression:
-    """Middleware that compresses what is worth it; neither it nor its `send` awaits by itself."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-
-        respond: Send = send
-
-        def send_compressed(message: Message) -> Awaitable[None]:
-            nonlocal respond
-            if message["type"] == "http.response.start":
-                # They may come as what can be read once only.
-                message = {**message, "headers": list(message.get("headers", ()))}
-                respond = responder(scope, message, send) or send
-            return respond(message)
-
-        return self.app(scope, receive, send_compressed)

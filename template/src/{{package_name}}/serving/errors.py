@@ -39,7 +39,7 @@ SCHEMA = {
 
 
 def install(app: FastAPI) -> None:
-    """Answer each error of `app` with a problem."""
+    """Answer each error of `app` with a problem; what nobody handles is left to `Requests`."""
     app.router.responses["default"] = {
         "description": "A problem (RFC 9457)",
         "content": {MEDIA_TYPE: {"schema": SCHEMA}},
@@ -60,10 +60,6 @@ def install(app: FastAPI) -> None:
         # Where and what, but not the input: it may hold a secret.
         errors = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
         return problem(422, "The request is not valid", errors=errors)
-
-    @app.exception_handler(Exception)
-    async def unhandled_error(_: Request, __: Exception) -> Response:
-        return problem(500)  # what it says stays in the log
 
 
 def problem(

@@ -5,12 +5,11 @@ from starlette.types import Message
 Header = tuple[bytes, bytes]
 
 # Those of OWASP's REST cheat sheet that mean something outside of a page. HSTS is for whoever
-# speaks TLS; a policy on sources would keep the page of `/docs` from loading.
+# speaks TLS; a policy on sources would keep the page of `/docs` from loading; `frame-ancestors`
+# has replaced X-Frame-Options.
 SECURITY: list[Header] = [
     (b"content-security-policy", b"frame-ancestors 'none'"),
-    (b"referrer-policy", b"no-referrer"),
     (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
 ]
 NAMES = frozenset(name for name, _ in SECURITY) | {b"x-request-id"}
 

@@ -2,27 +2,28 @@
 
 from typing import Literal
 
-from fastapi import APIRouter, Response, status
+from fastapi import FastAPI, Response, status
 
 from .readiness import Availability, Readiness, Report
 
 PATHS = frozenset({"/health/live", "/health/ready"})
 
 
-def router(readiness: Readiness) -> APIRouter:
-    """`/health/live` and `/health/ready`.
+def install(app: FastAPI, readiness: Readiness) -> None:
+    """Add `/health/live` and `/health/ready` to `app`.
 
-    Both are coroutines, so that a full thread pool holds up neither.
+    Both are coroutines, so that a full thread pool holds up neither. And routes of their own:
+    every request that is for another would have to pass a router.
     """
-    router = APIRouter(prefix="/health", tags=["health"])
 
-    @router.get("/live")
+    @app.get("/health/live", tags=["health"])
     async def live() -> dict[Literal["status"], Literal["live"]]:
         """The process answers. It never asks a dependency: a restart would not mend one."""
         return {"status": "live"}
 
-    @router.get(
-        "/ready",
+    @app.get(
+        "/health/ready",
+        tags=["health"],
         response_model_exclude_none=True,
         responses={503: {"model": Report, "description": "Starting, unavailable or draining"}},
     )
@@ -32,5 +33,3 @@ def router(readiness: Readiness) -> APIRouter:
         if report.status is not Availability.READY:
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
         return report
-
-    return router

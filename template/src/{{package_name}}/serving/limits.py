@@ -40,15 +40,11 @@ class Limits:
             return problem(400, "No such host")
         return None
 
-    def bounded(
-        self, receive: Receive, headers: Mapping[bytes, bytes], answering: Callable[[], bool]
-    ) -> Receive:
+    def bounded(self, receive: Receive, answering: Callable[[], bool]) -> Receive:
         """`receive`, for a body whose length only its end tells.
 
         Too much of it is a 413; to what is `answering` already, the client is as good as gone.
         """
-        if b"transfer-encoding" not in headers:
-            return receive
         left = self._most_bytes
 
         async def receive_bounded() -> Message:
@@ -91,7 +87,7 @@ class Deadlines:
 
     def begin(self, task: asyncio.Task[Any], now: float) -> None:
         """Count from `now`, of `perf_counter()`, on."""
-        loop = asyncio.get_running_loop()
+        loop = task.get_loop()
         if loop is not self._loop:  # the first request, or another test client
             self._loop, self._timer = loop, None
             self._due.clear()

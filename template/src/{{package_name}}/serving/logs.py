@@ -3,7 +3,6 @@
 Other lines go through `logging`, whoever writes them; the line of a request has a shorter way.
 """
 
-import asyncio
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -55,7 +54,6 @@ class Log(logging.Handler):
         self.render = render
         self.mask = mask
         self.output = open(1, "wb", closefd=False)  # noqa: SIM115, it lives as long as the process
-        self._waiting: list[dict[str, Any]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record at once; `extra` and text are masked."""
@@ -65,15 +63,8 @@ class Log(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    def write_soon(self, event: dict[str, Any]) -> None:
-        """Write an event of the event loop at the end of its turn, in one write with its others."""
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self.flush)
-        self._waiting.append(event)
-
-    def flush(self) -> None:
-        """Write what waits."""
-        events, self._waiting = self._waiting, []
+    def write(self, events: Iterable[dict[str, Any]]) -> None:
+        """Write events that hold nothing to be masked, as few writes as a pipe takes."""
         size = 0
         for event in events:
             line = self.render(event)

@@ -31,7 +31,7 @@ def identify(scope: Scope, headers: Mapping[bytes, bytes]) -> dict[str, str]:
         ids = {"request_id": sent.decode()}
     else:
         # Unique, not secret: a generator that asks the kernel costs three times as much.
-        ids = {"request_id": f"{getrandbits(128):032x}"}
+        ids = {"request_id": getrandbits(128).to_bytes(16, "big").hex()}
     parent = headers.get(b"traceparent")
     if parent is not None and (found := TRACEPARENT.fullmatch(parent)):
         ids["trace_id"] = found[1].decode()

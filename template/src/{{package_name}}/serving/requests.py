@@ -2,29 +2,42 @@
 
 import asyncio
 from collections.abc import Awaitable
-from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
+from fastapi import FastAPI
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import headers, request_id
+from .compression import responder
 from .errors import problem
 from .limits import Limits
-from .logs import Log
-from .metrics import Outcomes
+from .outcomes import Outcomes
 
-# Around everything else, so that no answer is without its headers and its line. All of it is in
-# one pair of functions: each more that wraps `send` costs more than what it does.
+
+def install(app: FastAPI, limits: Limits, outcomes: Outcomes) -> None:
+    """Put `Requests` around all middleware of `app`, so that no answer goes without it."""
+    build = app.build_middleware_stack
+
+    def build_and_wrap() -> ASGIApp:
+        stack = build()
+        if isinstance(stack, ServerErrorMiddleware) and not (stack.handler or stack.debug):
+            stack = stack.app  # it would only answer what `Requests` does
+        return Requests(stack, limits, outcomes)
+
+    app.build_middleware_stack = build_and_wrap  # type: ignore[method-assign]
 
 
 class Requests:
-    """Around the whole application: identifies, limits, measures and logs each request."""
+    """Identifies, limits, compresses, measures and logs.
 
-    def __init__(self, app: ASGIApp, *, limits: Limits, log: Log, outcomes: Outcomes) -> None:
+    All in one place, since each more that wraps `send` costs more than what it does.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, outcomes: Outcomes) -> None:
         self.app = app
         self.limits = limits
-        self.log = log
         self.outcomes = outcomes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,39 +50,28 @@ class Requests:
         limits, deadlines = self.limits, self.limits.deadlines
         sent = dict(reversed(scope["headers"]))  # the first of a name wins, as for Starlette
         ids = request_id.identify(scope, sent)
-        status = size = 0
-        finished = False
+        status = size = 0  # of what has gone out
+        respond: Send | None = None  # who has taken over the response
+        answering = finished = False
 
         def finish() -> None:
             nonlocal finished
             finished = True
-            seconds = perf_counter() - start
-            outcome = self.outcomes.of(scope, status or 500)
-            outcome.observe(seconds)
-            if outcome.level:
-                client = scope["client"]
-                self.log.write_soon(
-                    {
-                        "timestamp": datetime.now(UTC),
-                        "level": outcome.level,
-                        "logger": __name__,
-                        "event": "request",
-                        "method": outcome.method,
-                        "route": outcome.route,
-                        "status": outcome.status,
-                        "duration_ms": round(seconds * 1000, 3),
-                        "bytes": size,
-                        "client": client[0] if client else None,
-                        **ids,
-                    }
-                )
+            self.outcomes.add(scope, status or 500, perf_counter() - start, size, ids)
+
+        def take(message: Message) -> Awaitable[None]:
+            nonlocal answering, respond
+            if message["type"] == "http.response.start":
+                answering = True
+                deadlines.end(task)
+                message = headers.completed(message, ids["request_id"])
+                respond = responder(scope, message, send_and_note)
+            return respond(message) if respond else send_and_note(message)
 
         def send_and_note(message: Message) -> Awaitable[None]:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
-                deadlines.end(task)
-                message = headers.completed(message, ids["request_id"])
             elif message["type"] == "http.response.body":
                 size += len(message.get("body", b""))
                 if not message.get("more_body", False) and not finished:
@@ -80,14 +82,20 @@ class Requests:
         deadlines.begin(task, start)
         try:
             app = limits.refusal(scope, sent) or self.app
-            await app(scope, limits.bounded(receive, sent, lambda: status > 0), send_and_note)
-        except BaseException:
-            if status or not deadlines.missed(task):
-                raise  # uvicorn logs it
-            task.uncancel()
-            await problem(504, headers={"Connection": "close"})(scope, receive, send_and_note)
+            if b"transfer-encoding" in sent:
+                receive = limits.bounded(receive, lambda: answering)
+            await app(scope, receive, take)
+        except BaseException as error:
+            if not status and deadlines.missed(task):
+                task.uncancel()
+                await problem(504, headers={"Connection": "close"})(scope, receive, take)
+                return
+            if not status and isinstance(error, Exception):
+                await problem(500)(scope, receive, take)  # what it says stays in the log
+            raise  # uvicorn logs it
         finally:
             limits.in_flight -= 1
-            deadlines.end(task)
+            if not answering:
+                deadlines.end(task)
             if not finished:
                 finish()

@@ -16,8 +16,10 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def split(value: object) -> object:
-    """The names of a list with commas."""
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    """The names of a list with commas; nothing is none."""
+    if not isinstance(value, str):
+        return value
+    return [name.strip() for name in value.split(",")] if value.strip() else []
 
 
 def lower(value: object) -> object:
@@ -71,7 +73,7 @@ class ServingSettings(BaseSettings):
     # stays below the usual 1024 open files.
     max_concurrency: int = Field(default=500, ge=1)
     # `*.example.com` for all below it; `*` leaves it to the proxy, which knows its names.
-    allowed_hosts: Names = ("*",)
+    allowed_hosts: Names = Field(default=("*",), min_length=1)
 
     # Whether /docs, /redoc and /openapi.json are there; None: but in production.
     docs: bool | None = None
