@@ -1,7 +1,5 @@
 """The site: it builds without a complaint, no link of it leads nowhere, and it asks nobody else."""
 
-import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +9,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 
+from .harness.site import build
 from .harness.template import ROOT
 
 BASE = "https://site.invalid/"
@@ -46,15 +45,6 @@ class Page(HTMLParser):
             self.pictures_without_words.append(named.get("src", ""))
 
 
-def build(repository: Path) -> Path:
-    """The site of a checkout; raises `AssertionError` with what the builder says."""
-    program = Path(sys.executable).with_name("zensical")
-    command = [str(program), "build", "--strict", "--clean"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return repository / "build/site"
-
-
 def pages(site: Path) -> dict[str, Page]:
     """Its pages, by their address."""
     found = {}
@@ -85,12 +75,6 @@ def foreign(site: Path) -> Iterator[str]:
         for link in page.fetched:
             if not urljoin(address, link).startswith(BASE):
                 yield f"{address}: {link}"
-
-
-@pytest.fixture
-def site(template: Path) -> Path:
-    """The site of this repository."""
-    return build(template)
 
 
 def navigation(entry: object) -> Iterator[str]:
