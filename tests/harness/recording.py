@@ -34,6 +34,7 @@ LINE, LETTER = 17, 7.25
 """Pixels, of a monospaced font of 12."""
 STYLE = """
   text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill: #1f2328 }
+  text { white-space: pre }
   rect { fill: none; stroke: #59636e; stroke-width: 1.5 }
   .bold { font-weight: bold } .answer { fill: #8a5a00 } .green { fill: #1a7f37 }
   @media (prefers-color-scheme: dark) {
@@ -121,6 +122,8 @@ def shown(screen: Terminal) -> list[Line]:
             lines.append([*line[:30], Char("…")])
         else:
             lines.append(line)
+    while not any(letter.data.strip() for letter in lines[-1]):
+        lines.pop()
     return lines
 
 
@@ -142,7 +145,7 @@ def draw(lines: list[Line]) -> str:
             texts.append(f"<text {at}{kind}>{escape(text.strip())}</text>")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
-        f' role="img" xml:space="preserve">\n'
+        ' role="img">\n'
         f"<title>What copier copy asks, and what it prints</title>\n<style>{STYLE}</style>\n"
         f'<rect x="1" y="1" width="{width - 2}" height="{height - 2}" rx="6"/>\n'
         + "\n".join(texts)
