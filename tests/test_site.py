@@ -1,5 +1,6 @@
 """The site: it builds without a complaint, no link of it leads nowhere, and it asks nobody else."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -104,6 +105,16 @@ def test_each_page_is_arranged_once() -> None:
     written = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
 
     assert sorted(arranged) == sorted(written)
+
+
+def test_next_leads_from_the_first_page_to_the_last(site: Path) -> None:
+    order = list(navigation(tomllib.loads((ROOT / CONFIG).read_text())["project"]["nav"]))
+    seen = [site / "index.html"]
+    while link := re.search(r'<a href="([^"]+)" class="[^"]*link--next"', seen[-1].read_text()):
+        seen.append((seen[-1].parent / link[1] / "index.html").resolve())
+
+    addresses = [name.removesuffix("index.md").removesuffix(".md") for name in order]
+    assert seen == [site / address / "index.html" for address in addresses]
 
 
 @pytest.mark.parametrize("news", ["[away](nowhere.md)", "[away](create.md#nowhere)"])
