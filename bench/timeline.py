@@ -72,10 +72,9 @@ def draw(phases: list[Phase]) -> str:
         shapes.append(f'<rect class="{phase.kind}" {bar} rx="2"/>')
         start = end
     height = len(phases) * ROW
-    width = WIDTH + 16
-    box = f'viewBox="-8 0 {width} {height}" width="{width}"'
+    box = f"-8 0 {WIDTH + 16} {height}"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img">\n'
         f"<title>A pod that stops, from its deletion to SIGKILL after {total:g} s</title>\n"
         f"<style>{STYLE}</style>\n" + "\n".join(shapes) + "\n</svg>\n"
     )
