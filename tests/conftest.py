@@ -11,6 +11,7 @@ from pytest_copie.plugin import Copie
 from .harness import machine, pods, service
 from .harness.project import Project
 from .harness.service import Service
+from .harness.site import build
 from .harness.template import LATEST, git, questions, snapshot
 
 NAME = "Zebra 9 Ledger"
@@ -38,6 +39,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_template(tmp_path: Path) -> Path:
     """A clone of the template that a test may change."""
     return snapshot(tmp_path / "template")
+
+
+@pytest.fixture(scope="session")
+def site(template: Path) -> Path:
+    """The site of this repository."""
+    return build(template)
 
 
 @pytest.fixture(scope="session")

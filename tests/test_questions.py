@@ -133,3 +133,22 @@ def test_a_file_that_is_there_is_not_overwritten(template: Path, tmp_path: Path)
     assert done.returncode != 0
     assert "--overwrite" in done.stderr
     assert theirs.read_text() == "theirs"
+
+
+@pytest.mark.parametrize(
+    ("ci", "by"), [("github", "release.yml"), ("gitlab", ".gitlab-ci.yml"), ("none", None)]
+)
+def test_a_copy_ends_with_three_steps_for_its_target(
+    template: Path, tmp_path: Path, target: str, ci: str, by: str | None
+) -> None:
+    shop = tmp_path / "shop"
+    said = copy(template, shop, "project_name=Shop", f"deployment={target}", f"ci={ci}").stderr
+    _, steps = said.split("\nShop is ready. Next, in its directory:\n")
+    lines = steps.rstrip().splitlines()
+
+    assert [line[:5] for line in lines] == ["  1. ", "  2. ", "  3. "]
+    assert max(map(len, lines)) <= 80
+    assert {"kubernetes": "to the cluster", "vm": "to the host"}[target] in lines[-1]
+    files = re.findall(r"[\w./-]+\.(?:md|yml)", lines[-1])
+    assert files == ["deploy/README.md", *filter(None, [by])]
+    assert {Path(file).name for file in files} <= {file.name for file in shop.rglob("*")}

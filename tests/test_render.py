@@ -17,7 +17,7 @@ import yaml
 
 from .conftest import NAME, Render
 from .harness.project import Project
-from .harness.template import LATEST, PYTHONS, TARGETS, git
+from .harness.template import LATEST, PYTHONS, ROOT, TARGETS, git
 from .harness.template import render as render_with
 
 # What the other target is made of; a rendered project holds no such word.
@@ -193,9 +193,6 @@ def test_copies_without_trust_identity_or_network(
     answers = yaml.safe_load((tmp_path / "shop/.copier-answers.yml").read_text())
     assert answers["_commit"] == LATEST
     assert answers["deployment"] == target
-    steps = [line for line in done.stderr.splitlines() if re.match(r"  \d\. ", line)]
-    assert len(steps) == 3
-    assert "deploy/README.md" in steps[-1]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -223,3 +220,36 @@ def test_an_answer_that_nobody_asks_for_is_refused_here(template: Path, tmp_path
     """Copier takes `deplyo=vm` without a word; these tests must not."""
     with pytest.raises(KeyError, match="deplyo"):
         render_with(template, tmp_path / "shop", {"deplyo": "vm"})
+
+
+# ── What the README shows ─────────────────────────────────────────────────────────────────
+
+
+def test_the_picture_of_the_shapes_is_of_what_is_rendered(render: Render, target: str) -> None:
+    picture = (ROOT / "docs/shapes.svg").read_text()
+    shape = re.search(rf'<g id="{target}">.*?</g>', picture, re.DOTALL)
+    assert shape
+    service = render(deployment=target, project_name="Orders API")
+    rendered = "\n".join([*texts(service).values(), *map(str, files(service))])
+    named = re.findall(r'class="path">([^<]+)<', shape[0])
+
+    assert len(named) >= 3
+    assert [name for name in named if name not in rendered] == []
+    assert not re.search(FOREIGN_WORDS[target], shape[0], re.IGNORECASE)
+
+
+def test_the_tree_of_the_readme_is_of_what_is_rendered(render: Render, target: str) -> None:
+    [tree] = re.findall(
+        r"```text\n(kubernetes .*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
+    column = tree.index("vm")
+    service = render(deployment=target, project_name="Orders API")
+    there = {*map(str, files(service))}
+    parents: list[str] = []
+    for line in tree.splitlines()[1:]:
+        half = line[:column] if target == "kubernetes" else line[column:]
+        if entry := re.match(r"((?:│   |    )*)[├└]── ([^\s…]+)", half):
+            depth = len(entry[1]) // 4
+            parents[depth:] = [entry[2]]
+            path = "".join(parents)
+            assert any(file == path or file.startswith(path) for file in there), path

@@ -1,7 +1,6 @@
 """The site: it builds without a complaint, no link of it leads nowhere, and it asks nobody else."""
 
-import subprocess
-import sys
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 
+from .harness.site import build
 from .harness.template import ROOT
 
 BASE = "https://site.invalid/"
@@ -46,15 +46,6 @@ class Page(HTMLParser):
             self.pictures_without_words.append(named.get("src", ""))
 
 
-def build(repository: Path) -> Path:
-    """The site of a checkout; raises `AssertionError` with what the builder says."""
-    program = Path(sys.executable).with_name("zensical")
-    command = [str(program), "build", "--strict", "--clean"]
-    done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return repository / "build/site"
-
-
 def pages(site: Path) -> dict[str, Page]:
     """Its pages, by their address."""
     found = {}
@@ -87,12 +78,6 @@ def foreign(site: Path) -> Iterator[str]:
                 yield f"{address}: {link}"
 
 
-@pytest.fixture
-def site(template: Path) -> Path:
-    """The site of this repository."""
-    return build(template)
-
-
 def navigation(entry: object) -> Iterator[str]:
     """The files that are arranged."""
     match entry:
@@ -120,6 +105,16 @@ def test_each_page_is_arranged_once() -> None:
     written = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
 
     assert sorted(arranged) == sorted(written)
+
+
+def test_next_leads_from_the_first_page_to_the_last(site: Path) -> None:
+    order = list(navigation(tomllib.loads((ROOT / CONFIG).read_text())["project"]["nav"]))
+    seen = [site / "index.html"]
+    while link := re.search(r'<a href="([^"]+)" class="[^"]*link--next"', seen[-1].read_text()):
+        seen.append((seen[-1].parent / link[1] / "index.html").resolve())
+
+    addresses = [name.removesuffix("index.md").removesuffix(".md") for name in order]
+    assert seen == [site / address / "index.html" for address in addresses]
 
 
 @pytest.mark.parametrize("news", ["[away](nowhere.md)", "[away](create.md#nowhere)"])

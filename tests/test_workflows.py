@@ -250,3 +250,18 @@ def test_what_fails_there_becomes_an_issue(tmp_path: Path) -> None:
 
     assert done("") == "issue create --title\n"
     assert done("7") == "issue comment 7\n"
+
+
+# ── The site, on GitHub Pages ─────────────────────────────────────────────────────────────
+
+
+def test_the_site_is_published_when_somebody_says_so_by_a_job_that_runs_nothing_of_ours() -> None:
+    pages = jobs(ROOT / ".github/workflows/pages.yml")
+    build, publish = pages["build"], pages["publish"]
+
+    assert "contains(vars.DEPLOY_TO, 'pages')" in build["if"]
+    assert "github.ref == 'refs/heads/main'" in build["if"]
+    assert [step["run"] for step in build["steps"] if "run" in step] == ["make docs"]
+    assert build["permissions"] == {"contents": "read"}
+    assert publish["needs"] == "build"
+    assert not [step for step in publish["steps"] if "run" in step]

@@ -1,0 +1,168 @@
+"""The picture of `copier copy`: what it asks and prints, from a real run in a terminal.
+
+`python -m tests.harness.recording` makes it.
+"""
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.sax.saxutils import escape
+
+import pyte
+from pyte.screens import Char
+
+from .template import LATEST, ROOT, questions, snapshot
+
+PICTURE = ROOT / "docs/create.svg"
+
+ROWS, COLUMNS = 300, 100
+COMMAND = "$ uvx copier copy $TEMPLATE orders-api"
+NAME = "Orders API"
+
+LINE, LETTER = 17, 7.25
+"""Pixels, of a monospaced font of 12."""
+STYLE = """
+  text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill: #1f2328 }
+  text { white-space: pre }
+  rect { fill: none; stroke: #59636e; stroke-width: 1.5 }
+  .bold { font-weight: bold } .answer { fill: #8a5a00 } .green { fill: #1a7f37 }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #e6edf3 } rect { stroke: #9198a1 }
+    .answer { fill: #ffaf00 } .green { fill: #3fb950 }
+  }
+"""
+COLOURS = {"ffaf00": "answer", "green": "green"}
+"""Of the terminal, as they can be read on both backgrounds; other ones are left out."""
+
+Line = list[Char]
+
+
+class Terminal(pyte.Screen):
+    """A screen that answers: prompt_toolkit asks where the cursor is."""
+
+    def __init__(self, keyboard: int) -> None:
+        super().__init__(COLUMNS, ROWS)
+        self.keyboard = keyboard
+
+    def write_process_input(self, data: str) -> None:
+        """Say it to the program."""
+        os.write(self.keyboard, data.encode())
+
+
+def run(template: Path, directory: Path) -> Terminal:
+    """Copy the template as somebody who names the service and takes what is offered else.
+
+    Raises `AssertionError` with the screen when it isn't all asked, or fails.
+    """
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
+    copier = [str(Path(sys.executable).with_name("copier")), "copy", "--vcs-ref", LATEST]
+    process = subprocess.Popen(
+        [*copier, str(template), "orders-api"],
+        cwd=directory,
+        env={"HOME": str(directory), "PATH": os.environ["PATH"], "TERM": "xterm-256color"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    screen = Terminal(ours)
+    stream = pyte.ByteStream(screen)
+    asked = [
+        str(question["help"]) for question in questions(template).values() if "help" in question
+    ]
+    answers = [NAME] + [""] * (len(asked) - 1)
+    for output in printed(ours):
+        stream.feed(output)
+        if asked and asked[0] in "\n".join(screen.display):
+            asked.pop(0)
+            os.write(ours, answers.pop(0).encode() + b"\r")
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=10)
+    process.kill()
+    os.close(ours)
+    assert (process.wait(), asked) == (0, []), "\n".join(screen.display).rstrip()
+    return screen
+
+
+def printed(terminal: int) -> Iterator[bytes]:
+    """What is printed, until nobody is left who could; ends too when nothing is for 30 seconds."""
+    while select.select([terminal], [], [], 30)[0]:
+        try:
+            output = os.read(terminal, 65536)
+        except OSError:  # EIO: that is how Linux says it
+            return
+        if not output:
+            return
+        yield output
+
+
+def shown(screen: Terminal) -> list[Line]:
+    """The lines of the picture: of the files one, and no version, which each release changes."""
+    lines = [[Char(letter) for letter in COMMAND]]
+    for row in range(screen.cursor.y):
+        line = [screen.buffer[row][column] for column in range(COLUMNS)]
+        text = "".join(letter.data for letter in line)
+        if re.match(r" *(create|identical) ", text):
+            if text.rstrip().endswith(" pyproject.toml"):
+                lines += [line, [Char(letter) for letter in f"{'…':>13}"]]
+        elif text.startswith("Copying from template version "):
+            lines.append([*line[:30], Char("…")])
+        else:
+            lines.append(line)
+    while not any(letter.data.strip() for letter in lines[-1]):
+        lines.pop()
+    return lines
+
+
+def draw(lines: list[Line]) -> str:
+    """An SVG of them, for a light and a dark page."""
+    width, height = round(COLUMNS * LETTER) + 24, len(lines) * LINE + 24
+    texts = []
+    for row, line in enumerate(lines):
+        cells = enumerate(line)
+        for (colour, bold), run in groupby(cells, lambda cell: (cell[1].fg, cell[1].bold)):
+            letters = list(run)
+            text = "".join(letter.data for _, letter in letters)
+            if not text.strip():
+                continue
+            left = letters[0][0] + len(text) - len(text.lstrip())
+            kinds = " ".join(filter(None, [COLOURS.get(colour), "bold" if bold else None]))
+            kind = f' class="{kinds}"' if kinds else ""
+            at = f'x="{round(12 + left * LETTER, 2):g}" y="{row * LINE + 24}"'
+            texts.append(f"<text {at}{kind}>{escape(text.strip())}</text>")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
+        ' role="img">\n'
+        f"<title>What copier copy asks, and what it prints</title>\n<style>{STYLE}</style>\n"
+        f'<rect x="1" y="1" width="{width - 2}" height="{height - 2}" rx="6"/>\n'
+        + "\n".join(texts)
+        + "\n</svg>\n"
+    )
+
+
+def record(directory: Path) -> str:
+    """The picture; the template and the service come into an empty directory."""
+    return draw(shown(run(snapshot(directory / "template"), directory)))
+
+
+def main() -> None:
+    """Write it."""
+    with TemporaryDirectory() as directory:
+        PICTURE.write_text(record(Path(directory)))
+
+
+if __name__ == "__main__":
+    main()
