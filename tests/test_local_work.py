@@ -48,8 +48,11 @@ def test_the_readme_names_each_command_and_make_lists_it(project: Project) -> No
     assert {"run", "test", "lint", "format", "validate", "image"} <= {*listed}
 
 
+VALIDATED_BY = ("kubectl", "nginx", "promtool", "systemd-analyze")
+
+
 def test_lint_and_validate_find_nothing(project: Project) -> None:
-    if missing := [tool for tool in ("kubectl", "nginx", "systemd-analyze") if not find(tool)]:
+    if missing := [tool for tool in VALIDATED_BY if not find(tool)]:
         pytest.skip(f"nothing is validated without {', '.join(missing)}")
 
     make(project, "lint")
@@ -60,12 +63,16 @@ def find(tool: str) -> str | None:
     return shutil.which(tool, path=f"{PATH}{os.pathsep}/usr/sbin")
 
 
+ALERTS = "deploy/kubernetes/components/alerts/prometheusrule.yaml"
+
+
 def test_validate_does_find_something(own: Project, target: str) -> None:
     slug = own.answers["project_slug"]
     mistakes = {
         "kubernetes": [
             ("deploy/kubernetes/base/deployment.yaml", "  strategy:", "  strateggy:", "strateggy"),
             ("deploy/kubernetes/base/kustomization.yaml", "service.yaml", "svc.yaml", "svc.yaml"),
+            (ALERTS, "histogram_quantile(", "histogram_quantil(", "histogram_quantil"),
             ("deploy/kubernetes/deploy", '"$directory"', "$directory", "SC2086"),
         ],
         "vm": [
@@ -73,6 +80,7 @@ def test_validate_does_find_something(own: Project, target: str) -> None:
             (f"deploy/vm/systemd/{slug}.service", "CapabilityBoundingSet=\n", "", "exposure"),
             (f"deploy/vm/nginx/{slug}.conf", "proxy_pass ", "proxy_pas ", "proxy_pas"),
             ("deploy/vm/gunicorn.conf.py", "workers = ", "workers = -", "workers"),
+            (f"deploy/vm/prometheus/{slug}.rules.yml", "for: 2m", "fro: 2m", "fro"),
             ("deploy/vm/deploy", '"$host"', "$host", "SC2086"),
         ],
     }[target]

@@ -21,7 +21,7 @@ KUBERNETES = ("1.30", "1.37")
 PORT = 8000
 METRICS_PORT = 9090
 
-CUSTOM = ("HTTPRoute", "PodMonitor")
+CUSTOM = ("HTTPRoute", "PodMonitor", "PrometheusRule")
 """Kinds that Kubernetes itself has no schema of."""
 
 only_on_kubernetes = pytest.mark.parametrize("target", ["kubernetes"], indirect=True)
@@ -101,17 +101,19 @@ def test_the_supported_kubernetes_is_named_to_whoever_deploys(kubernetes: Projec
     assert f"Kubernetes {KUBERNETES[0]} to {KUBERNETES[1]}" in readme
 
 
-def test_only_the_component_needs_the_prometheus_operator(
+def test_only_components_need_the_prometheus_operator(
     overlay: Path, manifests: list[Manifest], tmp_path: Path
 ) -> None:
-    [monitor] = of_kind("PodMonitor", manifests)
+    """A monitor in each overlay; alerts in production, so that nobody is woken for staging."""
+    monitoring = of_kind("PodMonitor", manifests) + of_kind("PrometheusRule", manifests)
     shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
     kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
-    text, left_out = re.subn(r"  - \S+/podmonitor\b.*\n", "", kustomization.read_text())
+    text, left_out = re.subn(r"  - \S+/(?:podmonitor|alerts)\b.*\n", "", kustomization.read_text())
     kustomization.write_text(text)
 
-    assert left_out == 1
-    assert kustomize(kustomization.parent) == [m for m in manifests if m != monitor]
+    assert left_out == len(monitoring) == (2 if overlay.name == "production" else 1)
+    assert {m["apiVersion"] for m in monitoring} == {"monitoring.coreos.com/v1"}
+    assert kustomize(kustomization.parent) == [m for m in manifests if m not in monitoring]
 
 
 def test_a_selector_finds_the_pods_of_every_version(

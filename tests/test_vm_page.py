@@ -70,11 +70,17 @@ def gunicorn_directives(text: str) -> Iterator[str]:
                 yield f"def {name}"
 
 
+def rules_directives(text: str) -> Iterator[str]:
+    """The name of each rule; what it asks stands in the file."""
+    yield from re.findall(r"^ +- ((?:alert|record): \S+)$", text, re.MULTILINE)
+
+
 READERS = {
     ".service": unit_directives,
     ".socket": unit_directives,
     ".conf": nginx_directives,
     ".py": gunicorn_directives,
+    ".yml": rules_directives,
 }
 
 
@@ -126,6 +132,7 @@ def test_each_directive_is_told_as_it_is(orders: Project) -> None:
             "`log_format x…` is not there",
         ),
         ("| `preload_app = True` |", "| |", "`preload_app = True` is left out"),
+        ("`alert: Saturated`", "`alert: Sated`", "`alert: Saturated` is left out"),
         ("`SocketMode=0660`", "`SocketMode=0660` `SocketMode=0660`", "`SocketMode=0660` is not"),
     ],
 )

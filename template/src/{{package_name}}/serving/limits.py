@@ -19,7 +19,7 @@ class Limits:
 
     def __init__(self, settings: ServingSettings) -> None:
         self.in_flight = 0
-        self._most_at_once = settings.max_concurrency
+        self.most_at_once = settings.max_concurrency
         self._most_bytes = settings.max_body_bytes
         self._hosts = frozenset(settings.allowed_hosts)
         self._any_host = "*" in self._hosts
@@ -34,7 +34,7 @@ class Limits:
         if length is not None and int(length) > self._most_bytes:
             # Closed, or the client would go on sending.
             return problem(413, headers={"Connection": "close"})
-        if self.in_flight > self._most_at_once and not is_health(scope):
+        if self.in_flight > self.most_at_once and not is_health(scope):
             return problem(503, "Too many requests at once", headers={"Retry-After": "1"})
         if not self._any_host and not self._allows(headers) and not is_health(scope):
             return problem(400, "No such host")

@@ -23,6 +23,11 @@ IN_FLIGHT = Gauge(
     "Requests that are being answered, as of the last second",
     multiprocess_mode="livesum",
 )
+IN_FLIGHT_LIMIT = Gauge(
+    "http_requests_in_flight_limit",
+    "How many of them there may be, the next is a 503",
+    multiprocess_mode="livesum",
+)
 LOOP_LAG = Histogram(
     "event_loop_lag_seconds",
     "How much later than asked for the event loop came back, once a second",
@@ -34,6 +39,7 @@ INFO = Gauge("app_info", "What runs", ("version", "python"), multiprocess_mode="
 async def sample(version: str, limits: Limits) -> None:
     """Once a second and for ever: what costs no request anything."""
     INFO.labels(version, platform.python_version()).set(1)
+    IN_FLIGHT_LIMIT.set(limits.most_at_once)
     clock = asyncio.get_running_loop().time
     while True:
         IN_FLIGHT.set(limits.in_flight)

@@ -1,0 +1,140 @@
+"""A Prometheus that scrapes a service and evaluates its rules, and the parts of an expression."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .server import free_port
+
+START_SECONDS = 30
+
+STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+SELECTOR = re.compile(r"([a-zA-Z_][\w:]*)\{([^{}]*)\}")
+GROUPING = re.compile(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)")
+RANGE = re.compile(r"\[[^\]]*\]")
+FUNCTION = re.compile(r"[a-z_]+\s*\(")
+
+
+def missing_tools() -> list[str]:
+    """What has to be installed first."""
+    return [tool for tool in ("prometheus", "promtool") if shutil.which(tool) is None]
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """One that is running."""
+
+    port: int
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series that an expression gives now; raises `OSError` when it is none."""
+        result: list[dict[str, Any]] = self._get("query", query=expression)["result"]
+        return result
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Its rules, with their health."""
+        return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
+
+    def _get(self, what: str, **parameters: str) -> dict[str, Any]:
+        query = urllib.parse.urlencode(parameters)
+        url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{query}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            data: dict[str, Any] = json.load(answer)["data"]
+            return data
+
+
+@contextmanager
+def scraping(configuration: Mapping[str, object], directory: Path) -> Iterator[Prometheus]:
+    """Start one in an empty directory, once a second; wait until it is ready."""
+    every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (directory / "prometheus.yml").write_text(yaml.safe_dump({"global": every, **configuration}))
+    port = free_port()
+    log = directory / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={directory / 'prometheus.yml'}",
+                f"--storage.tsdb.path={directory / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                "--log.level=warn",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_ready(process, port, log)
+        yield Prometheus(port)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return once it answers; raises `AssertionError` with its log when it ends instead."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=10).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise AssertionError(f"not ready:\n{log.read_text()}")
+
+
+def promtool(*arguments: str | Path) -> str:
+    """What promtool finds; "" when that is nothing."""
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+# ── What an expression asks for ───────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Expression:
+    """An expression in which each metric has a selector: `name{…}`."""
+
+    text: str
+
+    @property
+    def selectors(self) -> list[str]:
+        """Each `name{…}`."""
+        return [found[0] for found in SELECTOR.finditer(self.text)]
+
+    @property
+    def metrics(self) -> dict[str, set[str]]:
+        """The metrics, and the labels that are asked of each."""
+        found: dict[str, set[str]] = {}
+        for name, matchers in SELECTOR.findall(self.text):
+            labels = re.findall(r"\w+", re.sub(r"[=!~]+" + STRING.pattern, "", matchers))
+            found.setdefault(name, set()).update(labels)
+        return found
+
+    @property
+    def grouped(self) -> set[str]:
+        """The labels in `by (…)`."""
+        return {
+            label for labels in GROUPING.findall(self.text) for label in re.findall(r"\w+", labels)
+        }
+
+    @property
+    def bare(self) -> set[str]:
+        """What might be a metric without a selector."""
+        text = self.text
+        for known in (GROUPING, SELECTOR, RANGE, STRING, FUNCTION):
+            text = known.sub(" ", text)
+        return set(re.findall(r"[a-zA-Z_][\w:]*", text)) - {"and", "or"}
