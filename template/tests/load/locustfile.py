@@ -1,6 +1,6 @@
-"""What the users of `make load` do. Yours: let them do what yours do, see https://docs.locust.io.
+"""What the users of `make load` do. Let them do what yours do: https://docs.locust.io says how.
 
-Each of them is one of these classes, and does one of its tasks after the other.
+A user belongs to one of these classes, and does one of its tasks after the other.
 """
 
 # mypy: allow-subclassing-any, allow-untyped-decorators, allow-untyped-calls
@@ -12,9 +12,9 @@ class Visitor(FastHttpUser):
     """Somebody who looks at what came before asking again."""
 
     wait_time = between(0.5, 1.5)  # seconds
-    insecure = False  # what has no valid certificate is not asked
+    insecure = False  # https takes a valid certificate
 
     @task
     def large_response(self) -> None:
-        """The example route."""
-        self.client.get("/large-response?size_kb=100", name="/large-response")
+        """Ask for the example."""
+        self.client.get("/large-response")
