@@ -186,6 +186,17 @@ async def events() -> StreamingResponse:
 
     return StreamingResponse(forever(), media_type="text/event-stream")
 """
+SLOW = """
+
+@app.get("/slow")
+async def slow() -> None:
+    await asyncio.sleep(0.7)
+"""
+SLOW_TASK = """
+    @task
+    def slow(self) -> None:
+        self.client.get("/slow")
+"""
 # What a service must not do: the bodies differ, or are not what they say.
 WRONG = """
 
@@ -227,32 +238,38 @@ def address(server: Server) -> str:
 def test_load_is_what_the_users_do_and_red_when_a_request_fails(
     own: Project, tmp_path: Path
 ) -> None:
-    with_routes(own, ROUTES)
+    with_routes(own, ROUTES + SLOW)
     report = own.path / "build/load.html"
+    locustfile = own.path / "tests/load/locustfile.py"
+    replace(locustfile, "between(0.5, 1.5)", "between(0, 0.1)")
+    with locustfile.open("a") as file:
+        file.write(SLOW_TASK)
     with serve(own, tmp_path / "log") as server:
         said = load(own, address(server)).stdout
 
-        answered = [line for line in server.requests if line["route"] == "/large-response"]
+        asked = ("/large-response", "/slow")
+        answered = [line for line in server.requests if line["route"] in asked]
         counted = re.findall(r"Aggregated +(\d+) +0\(0.00%\)", said)
-        assert answered
         assert int(counted[-1]) == len(answered), "nobody is cut off"
         assert len(counted) > 1, "while it runs"
-        assert '"/large-response"' in report.read_text()
+        assert all(f'"{path}"' in report.read_text() for path in asked)
         report.unlink()
 
-        replace(own.path / "tests/load/locustfile.py", "/large-response", "/broken")
+        replace(locustfile, "/large-response", "/broken")
         failed = load(own, address(server), check=False)
         assert failed.returncode != 0
         assert re.search(r"GET /broken: .*500", failed.stdout)
         assert "/broken" in report.read_text()
 
-        replace(own.path / "tests/load/locustfile.py", 'self.client.get("/broken")', "return")
+        locustfile.write_text(re.sub(r"self.client.get\(.*\)", "...", locustfile.read_text()))
         idle = load(own, address(server), check=False)
         assert idle.returncode != 0
         assert "No request was sent.\n" in idle.stdout
 
-        (own.path / "tests/load/locustfile.py").unlink()
-        assert "tests/load/locustfile.py is not there" in load(own, address(server), False).stdout
+        locustfile.unlink()
+        nobody = load(own, address(server), check=False)
+        assert nobody.returncode != 0
+        assert "load.py: tests/load/locustfile.py is not there" in nobody.stdout
 
     assert git(own.path, "status", "--porcelain", "--", "build") == ""
 
@@ -277,9 +294,8 @@ def test_no_service_to_load_is_a_line(project: Project, url: str, line: str) -> 
 
 
 def test_locust_is_nowhere_but_in_an_environment_of_its_own(own: Project) -> None:
-    own.uv("lock", "--quiet")
+    own.uv("sync", "--quiet")
     load(own, "nowhere", check=False)
-    own.uv("sync", "--quiet", "--locked")
     export = ("export", "--quiet", "--locked", "--no-hashes")
 
     assert not Path(own.program("locust")).exists()
