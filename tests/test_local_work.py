@@ -11,7 +11,7 @@ import pytest
 
 from .conftest import Render
 from .harness.project import UV, Project
-from .harness.server import free_port, launch
+from .harness.server import Server, free_port, launch, serve
 from .harness.template import commit, git
 
 DIGEST = "registry.example.com/team/ledger@sha256:" + "0123456789abcdef" * 4
@@ -45,7 +45,9 @@ def test_the_readme_names_each_command_and_make_lists_it(project: Project) -> No
 
     assert listed[0] == "help"
     assert [name for name in listed[1:] if f"make {name}" not in readme] == []
-    assert {"run", "test", "lint", "format", "validate", "image"} <= {*listed}
+    assert {"run", "test", "lint", "format", "validate", "image", "load", "compression"} <= {
+        *listed
+    }
 
 
 VALIDATED_BY = ("kubectl", "nginx", "promtool", "systemd-analyze")
@@ -151,6 +153,246 @@ def test_the_hooks_find_nothing_and_do_find_something(own: Project) -> None:
     done = own.run(*hooks, env={"PATH": PATH}, check=False)
     failed = re.findall(r"^(\S.*?)\.+Failed$", done.stdout, re.MULTILINE)
     assert {"ruff check", "mypy", "shellcheck"} <= {*failed}
+
+
+# ── make load, make compression ───────────────────────────────────────────────────────────────
+
+ROUTES = """
+
+@app.get("/broken")
+def broken() -> None:
+    raise RuntimeError("broken")
+
+
+@app.get("/orders/{number}")
+def order(number: int) -> dict[str, int]:
+    return {"number": number}
+
+
+@app.get("/orders")
+def orders(limit: int) -> list[int]:
+    return list(range(limit))
+
+
+def text(content: str | bytes, media_type: str = "text/plain", **headers: str) -> Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Response(content, media_type=media_type, headers=named)
+
+
+app.get("/picture")(lambda: text(b"x" * 2000, "image/png"))
+app.get("/untouched")(lambda: text("x" * 2000, cache_control="no-transform"))
+app.get("/now")(lambda: text(f"{time.perf_counter_ns()} " * 200))
+app.get("/lines")(lambda: StreamingResponse(iter(["line " * 500] * 3), media_type="text/plain"))
+
+
+@app.get("/events")
+async def events() -> StreamingResponse:
+    async def forever() -> AsyncIterator[str]:
+        while True:
+            yield "data: tick\\n\\n"
+            await asyncio.sleep(0.01)
+
+    return StreamingResponse(forever(), media_type="text/event-stream")
+"""
+SLOW = """
+
+@app.get("/slow")
+async def slow() -> None:
+    await asyncio.sleep(0.7)
+"""
+SLOW_TASK = """
+    @task
+    def slow(self) -> None:
+        self.client.get("/slow")
+"""
+# What a service must not do: the bodies differ, or are not what they say.
+WRONG = """
+
+@app.get("/other")
+def other(request: Request) -> Response:
+    packed = "br" in request.headers.get("accept-encoding", "")
+    return text("x" * 2000 if packed else "y" * 2000)
+"""
+UNREADABLE = """
+
+app.get("/unreadable")(lambda: text("x" * 2000, content_encoding="gzip"))
+"""
+IMPORTS = """
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+"""
+
+
+def with_routes(own: Project, routes: str) -> Project:
+    """With routes of its own."""
+    file = own.path / f"src/{own.package}/app.py"
+    file.write_text(file.read_text() + IMPORTS + routes)
+    own.uv("sync", "--quiet")
+    return own
+
+
+def load(project: Project, url: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    few = ("USERS=4", "SECONDS=2")
+    return project.run("make", "load", f"URL={url}", *few, env={"PATH": PATH}, check=check)
+
+
+def address(server: Server) -> str:
+    return f"http://127.0.0.1:{server.port}"
+
+
+def test_load_is_what_the_users_do_and_red_when_a_request_fails(
+    own: Project, tmp_path: Path
+) -> None:
+    with_routes(own, ROUTES + SLOW)
+    report = own.path / "build/load.html"
+    locustfile = own.path / "tests/load/locustfile.py"
+    replace(locustfile, "between(0.5, 1.5)", "between(0, 0.1)")
+    with locustfile.open("a") as file:
+        file.write(SLOW_TASK)
+    with serve(own, tmp_path / "log") as server:
+        said = load(own, address(server)).stdout
+
+        asked = ("/large-response", "/slow")
+        answered = [line for line in server.requests if line["route"] in asked]
+        counted = re.findall(r"Aggregated +(\d+) +0\(0.00%\)", said)
+        assert int(counted[-1]) == len(answered), "nobody is cut off"
+        assert len(counted) > 1, "while it runs"
+        assert all(f'"{path}"' in report.read_text() for path in asked)
+        report.unlink()
+
+        replace(locustfile, "/large-response", "/broken")
+        failed = load(own, address(server), check=False)
+        assert failed.returncode != 0
+        assert re.search(r"GET /broken: .*500", failed.stdout)
+        assert "/broken" in report.read_text()
+
+        locustfile.write_text(re.sub(r"self.client.get\(.*\)", "...", locustfile.read_text()))
+        idle = load(own, address(server), check=False)
+        assert idle.returncode != 0
+        assert "No request was sent.\n" in idle.stdout
+
+        locustfile.unlink()
+        nobody = load(own, address(server), check=False)
+        assert nobody.returncode != 0
+        assert "load.py: tests/load/locustfile.py is not there" in nobody.stdout
+
+    assert git(own.path, "status", "--porcelain", "--", "build") == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("http://127.0.0.1:{port}", "nobody answers (Connection refused)"),
+        ("http://nowhere.invalid", "nobody answers ("),
+        ("localhost:8000", "not an address such as http://127.0.0.1:8000"),
+        ("http://localhost:port", "not an address such as http://127.0.0.1:8000"),
+    ],
+)
+def test_no_service_to_load_is_a_line(project: Project, url: str, line: str) -> None:
+    url = url.format(port=free_port())
+    done = load(project, url, check=False)
+
+    assert done.returncode != 0
+    [said] = [text for text in done.stdout.splitlines() if text.startswith("load.py: ")]
+    assert said.startswith(f"load.py: {url}: {line}")
+    assert "Traceback" not in done.stdout
+
+
+def test_locust_is_nowhere_but_in_an_environment_of_its_own(own: Project) -> None:
+    own.uv("sync", "--quiet")
+    load(own, "nowhere", check=False)
+    export = ("export", "--quiet", "--locked", "--no-hashes")
+
+    assert not Path(own.program("locust")).exists()
+    assert "locust" not in own.uv(*export, "--no-dev").stdout, "what the image has"
+    assert "locust" not in own.uv(*export).stdout, "what the tests have"
+    assert "locust==" in own.uv(*export, "--only-group", "load").stdout
+
+
+def test_the_types_hold_where_locust_is(project: Project) -> None:
+    """`make lint` has none of them."""
+    project.uv("run", "--isolated", "--group", "load", "mypy")
+
+
+ROW = re.compile(
+    r"^(\S*) +(plain|gzip|br|zstd) +([\d,]+) +([\d.]+)% #* +[\d.]+(?: +[+-][\d.]+)?(?:  +(\S.*))?$"
+)
+
+Rows = dict[tuple[str, str], tuple[int, float, str]]
+
+
+def rows(report: str) -> Rows:
+    """Bytes, share and note, by path and coding."""
+    found: Rows = {}
+    path = ""
+    for line in report.splitlines():
+        if row := ROW.match(line):
+            path = row[1] or path
+            found[path, row[2]] = int(row[3].replace(",", "")), float(row[4]), row[5] or ""
+    return found
+
+
+def test_the_compression_report_has_what_the_wire_has(project: Project, tmp_path: Path) -> None:
+    paths = ("/large-response?size_kb=300", "/large-response?size_kb=2", "/nowhere")
+    with serve(project, tmp_path / "log") as server:
+        found = rows(
+            make(project, "compression", f"URL={address(server)}", f"PATHS={' '.join(paths)}")
+        )
+        codings = {"plain": "identity", "gzip": "gzip", "br": "br", "zstd": "zstd"}
+        on_the_wire = {
+            (path, name): len(server.get(path, **{"Accept-Encoding": coding}).body)
+            for path in paths
+            for name, coding in codings.items()
+            if path != "/nowhere" or name == "plain"
+        }
+
+    assert {key: size for key, (size, _, _) in found.items()} == on_the_wire
+    for (path, _), (size, share, _) in found.items():
+        assert share == pytest.approx(size / on_the_wire[path, "plain"] * 100, abs=0.06)
+    assert found["/nowhere", "plain"][2] == "status 404"
+
+
+def test_the_compression_report_finds_the_routes_and_says_what_stays_plain(own: Project) -> None:
+    with_routes(own, ROUTES)
+
+    found = rows(make(own, "compression"))
+
+    notes = {path: note for (path, coding), (_, _, note) in found.items() if coding == "plain"}
+    assert notes == {
+        "/health/live": "below 1,024 bytes",
+        "/health/ready": "below 1,024 bytes",
+        "/large-response": "",
+        "/broken": "status 500",
+        "/orders": "status 422",
+        "/picture": "image/png: not compressed",
+        "/untouched": "no-transform",
+        "/now": "changes by itself: not compared",
+        "/lines": "",
+        "/events": "text/event-stream: not compressed",
+    }
+    packed = {path for path, coding in found if coding == "zstd"}
+    assert packed == {"/large-response", "/now", "/lines"}
+    assert found["/lines", "br"][2] == "streamed: ms of its first part"
+
+
+@pytest.mark.parametrize(
+    ("route", "complaint"),
+    [
+        (WRONG, "/other: br holds something else\n"),
+        (UNREADABLE, "/unreadable can't be unpacked: "),
+    ],
+)
+def test_a_body_that_compression_breaks_is_red(own: Project, route: str, complaint: str) -> None:
+    with_routes(own, ROUTES + route)
+
+    done = own.run("make", "compression", env={"PATH": PATH}, check=False)
+
+    assert done.returncode != 0
+    assert complaint in done.stdout
+    assert done.stdout.count("Traceback") == 1, "the log's, of /broken, which is asked once"
 
 
 # ── deploy/kubernetes/deploy ──────────────────────────────────────────────────────────────
