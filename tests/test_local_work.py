@@ -261,6 +261,7 @@ def test_load_is_what_the_users_do_and_red_when_a_request_fails(
         assert int(counted[-1]) == len(answered), "nobody is cut off"
         assert len(counted) > 1, "while it runs"
         assert all(f'"{path}"' in report.read_text() for path in asked)
+        assert report.read_text().count('"current_rps": ["') > 1, "points of a plot"
         report.unlink()
 
         replace(locustfile, "/large-response", "/broken")

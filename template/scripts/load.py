@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from locust import events
+from locust import events, stats
 from locust.env import Environment
 from locust.main import main as locust
 
@@ -23,6 +23,8 @@ REPORT = Path("build/load.html")
 URL = "http://127.0.0.1:8000"  # that of `make run`
 # All users are there after as many seconds.
 RISE_SECONDS = 5
+# Between two points of a plot: Locust's own 5 are too many for half a minute.
+PLOT_SECONDS = 1
 # How long the last requests may take to end; their users give up after 60 by themselves.
 STOP_SECONDS = 65
 
@@ -40,6 +42,7 @@ def main() -> None:
     if not LOCUSTFILE.exists():
         parser.exit(2, f"{parser.prog}: {LOCUSTFILE} is not there: it says what the users do\n")
 
+    stats.HISTORY_STATS_INTERVAL_SEC = PLOT_SECONDS
     events.quitting.add_listener(fail_without_requests)
     events.quit.add_listener(say_where)
     sys.argv = [
