@@ -1,5 +1,7 @@
 """What makes the service ready for production. The template's: `copier update` refreshes it."""
 
+from functools import partial
+
 from fastapi import FastAPI
 
 from . import browsers, errors, health, logs, requests, tracing
@@ -24,10 +26,8 @@ def install(app: FastAPI, settings: ServingSettings) -> Readiness:
     tracing.install(app, settings)
     errors.install(app)
     health.install(app, readiness)
-
-    # The last one added is the first to see a request.
     browsers.install(app, settings)
-    app.add_middleware(Lifecycle, settings=settings, readiness=readiness, limits=limits)
 
-    requests.install(app, limits, Outcomes(log, settings.log_level))
+    lifecycle = partial(Lifecycle, settings=settings, readiness=readiness, limits=limits)
+    requests.install(app, lifecycle, limits, Outcomes(log, settings.log_level))
     return readiness

@@ -19,9 +19,10 @@ def completed(start: Message, request_id: str) -> Message:
 
     A new message: the application may use its own once more.
     """
-    own: list[Header] = list(start.get("headers", ()))
+    headers: list[Header] = list(start.get("headers", ()))
     added = [*SECURITY, (b"x-request-id", request_id.encode())]
-    if not NAMES.isdisjoint(dict(own)):
-        names = {name for name, _ in own}
-        added = [header for header in added if header[0] not in names]
-    return {**start, "headers": [*own, *added]}
+    own = dict(headers)
+    if not NAMES.isdisjoint(own):
+        added = [header for header in added if header[0] not in own]
+    headers += added
+    return {**start, "headers": headers}

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from anyio.to_thread import current_default_thread_limiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,6 +16,9 @@ from .metrics import sample
 from .readiness import Availability, Readiness
 from .runtime import Runtime, running_server
 from .settings import Environment, ServingSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +39,11 @@ class Lifecycle:
         self.limits = limits
         self.stop_metrics: Callable[[], None] | None = None
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        follow = self._follow if scope["type"] == "lifespan" else self.app
-        return follow(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app(scope, receive, send)
+            return
 
-    async def _follow(self, scope: Scope, receive: Receive, send: Send) -> None:
         if fault := self._check_runtime() or await self._expose_metrics():
             await send({"type": "lifespan.startup.failed", "message": fault})
             raise RuntimeError(fault)

@@ -98,7 +98,8 @@ class Deadlines:
     def end(self, task: asyncio.Task[Any]) -> None:
         """It has answered, or is over."""
         self._due.pop(task, None)
-        self._late.discard(task)
+        if self._late:
+            self._late.discard(task)
 
     def missed(self, task: asyncio.Task[Any]) -> bool:
         """Whether it was cancelled here; says so once."""

@@ -1,7 +1,7 @@
 """One pass over each request: who it is, whether it may, how long it took, what is said of it."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
@@ -16,15 +16,20 @@ from .limits import Limits
 from .outcomes import Outcomes
 
 
-def install(app: FastAPI, limits: Limits, outcomes: Outcomes) -> None:
-    """Put `Requests` around all middleware of `app`, so that no answer goes without it."""
+def install(
+    app: FastAPI, lifecycle: Callable[[ASGIApp], ASGIApp], limits: Limits, outcomes: Outcomes
+) -> None:
+    """Put `Requests` around all middleware of `app`, so that no answer goes without it.
+
+    What is no request goes through `lifecycle`.
+    """
     build = app.build_middleware_stack
 
     def build_and_wrap() -> ASGIApp:
         stack = build()
         if isinstance(stack, ServerErrorMiddleware) and not (stack.handler or stack.debug):
             stack = stack.app  # it would only answer what `Requests` does
-        return Requests(stack, limits, outcomes)
+        return Requests(stack, lifecycle(stack), limits, outcomes)
 
     app.build_middleware_stack = build_and_wrap  # type: ignore[method-assign]
 
@@ -35,14 +40,17 @@ class Requests:
     All in one place, since each more that wraps `send` costs more than what it does.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, outcomes: Outcomes) -> None:
+    def __init__(
+        self, app: ASGIApp, others: ASGIApp, limits: Limits, outcomes: Outcomes
+    ) -> None:
         self.app = app
+        self.others = others
         self.limits = limits
         self.outcomes = outcomes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self.others(scope, receive, send)
             return
 
         start = perf_counter()
