@@ -310,7 +310,7 @@ def _counted(server: Server) -> bool:
 
 
 def tables(figures: Figures) -> dict[str, Table]:
-    """The figures, and what each does for them."""
+    """The figures, what each does for them, and both in short for the README."""
     head = (
         "one core",
         "FastAPI",
@@ -337,7 +337,12 @@ def tables(figures: Figures) -> dict[str, Table]:
         for row in figures["rows"]
     ]
     left_out = [*figures["left_out"].items()] or [("none", "")]
+    first = [
+        (line[0], *line[3:], ", ".join(what for what in DOES if what in row["does"]))
+        for row, line in zip(figures["rows"], rows, strict=True)
+    ]
     return {
+        "peers-first": [(head[0], *head[3:], "with"), *first],
         "peers": [head, *rows],
         "peers-do": [("for a request", *DOES), *does],
         "peers-left-out": [("not measured", "because"), *left_out],

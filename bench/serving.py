@@ -60,7 +60,8 @@ WITHOUT = {
     "other limits": "x = serving.limits.Limits\nx.refusal = lambda *_: None\n"
     "x.bounded = lambda _, receive, *__: receive",
     "compression": "serving.requests.responder = lambda *_: None",
-    "the pass": "serving.requests.install = lambda *_: None",
+    "the pass": "serving.requests.install = lambda app, lifecycle, *_: "
+    "app.add_middleware(lifecycle)",
 }
 
 

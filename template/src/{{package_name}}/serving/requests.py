@@ -40,9 +40,7 @@ class Requests:
     All in one place, since each more that wraps `send` costs more than what it does.
     """
 
-    def __init__(
-        self, app: ASGIApp, others: ASGIApp, limits: Limits, outcomes: Outcomes
-    ) -> None:
+    def __init__(self, app: ASGIApp, others: ASGIApp, limits: Limits, outcomes: Outcomes) -> None:
         self.app = app
         self.others = others
         self.limits = limits
