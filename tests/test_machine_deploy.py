@@ -109,6 +109,16 @@ def test_a_port_80_that_is_taken_is_one_line(other: Service) -> None:
     assert re.fullmatch(r"deploy: port 80 is taken by another than nginx: .*python3.*", lines[-1])
 
 
+def test_a_host_that_lacks_its_tools_gets_them_first(other: Service) -> None:
+    other.machine.run("dpkg", "--remove", "--force-depends", "iproute2")
+
+    status, lines = other.deploy(check=False)
+
+    assert status != 0, "there is no mirror in here"
+    assert lines[0] == "packages   installing iproute2"
+    assert any("iproute2" in line and line.startswith("E: ") for line in lines), lines
+
+
 # ── From nothing to serving, and again ────────────────────────────────────────────────────────
 
 
