@@ -110,6 +110,7 @@ def test_a_port_80_that_is_taken_is_one_line(other: Service) -> None:
 
 
 def test_a_host_that_lacks_its_tools_gets_them_first(other: Service) -> None:
+    other.machine.run("systemctl", "stop", "nginx")  # there is none yet on a new host
     other.machine.run("dpkg", "--remove", "--force-depends", "iproute2")
 
     status, lines = other.deploy(check=False)
