@@ -169,6 +169,7 @@ def test_a_dry_run_of_a_new_version_changes_nothing(bare: Service) -> None:
 
     assert status == 0
     assert any("restart" in line for line in lines), lines
+    assert not any("write" in line for line in lines), "units and site are the same"
     assert files(bare.machine) == before
     assert_still_serves(bare, "1", process)
 
