@@ -93,7 +93,7 @@ PROGRAMS = {"copier", "docker", "git", "kubectl", "make", "ssh", "uv"}
 """What a machine doesn't have by itself."""
 
 
-@pytest.mark.parametrize("page", ["create.md", "tutorials/on-a-vm.md", "tutorials/on-kubernetes.md"])
+@pytest.mark.parametrize("page", ["create.md", *(f"tutorials/{name}" for name in FOLLOWED_TOO[:2])])
 def test_what_its_commands_take_is_named_first(page: str) -> None:
     text = (DOCS / page).read_text()
     (needs,) = re.findall(r"^You need .+?\n\n", text, re.MULTILINE | re.DOTALL)
