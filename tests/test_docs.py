@@ -89,6 +89,24 @@ def test_no_link_leads_nowhere(page: Path) -> None:
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
+PROGRAMS = {"copier", "docker", "git", "kubectl", "make", "ssh", "uv"}
+"""What a machine doesn't have by itself."""
+
+
+@pytest.mark.parametrize("page", ["create.md", *(f"tutorials/{name}" for name in FOLLOWED_TOO[:2])])
+def test_what_its_commands_take_is_named_first(page: str) -> None:
+    text = (DOCS / page).read_text()
+    (needs,) = re.findall(r"^You need .+?\n\n", text, re.MULTILINE | re.DOTALL)
+    scripts = "".join(block.text for block in commands(text))
+    taken = PROGRAMS & set(re.findall(r"^\w+", scripts, re.MULTILINE))
+    if "make validate" in scripts:
+        (validate,) = ROOT.glob("template/*kubernetes*/scripts/validate")
+        (said,) = re.findall(r"Needs (.+)\.$", validate.read_text(), re.MULTILINE)
+        taken |= set(said.split(" and "))
+
+    assert {program for program in taken if program not in needs.lower()} == set()
+
+
 @pytest.mark.parametrize(
     ("page", "complaint"),
     [

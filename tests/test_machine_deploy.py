@@ -109,6 +109,17 @@ def test_a_port_80_that_is_taken_is_one_line(other: Service) -> None:
     assert re.fullmatch(r"deploy: port 80 is taken by another than nginx: .*python3.*", lines[-1])
 
 
+def test_a_host_that_lacks_its_tools_gets_them_first(other: Service) -> None:
+    other.machine.run("systemctl", "stop", "nginx")  # there is none yet on a new host
+    other.machine.run("dpkg", "--remove", "--force-depends", "iproute2")
+
+    status, lines = other.deploy(check=False)
+
+    assert status != 0, "there is no mirror in here"
+    assert lines[0] == "packages   installing iproute2"
+    assert any("iproute2" in line and line.startswith("E: ") for line in lines), lines
+
+
 # ── From nothing to serving, and again ────────────────────────────────────────────────────────
 
 
@@ -158,6 +169,7 @@ def test_a_dry_run_of_a_new_version_changes_nothing(bare: Service) -> None:
 
     assert status == 0
     assert any("restart" in line for line in lines), lines
+    assert not any("write" in line for line in lines), "units and site are the same"
     assert files(bare.machine) == before
     assert_still_serves(bare, "1", process)
 

@@ -21,7 +21,7 @@ LOCUSTFILE = Path("tests/load/locustfile.py")
 REPORT = Path("build/load.html")
 
 URL = "http://127.0.0.1:8000"  # that of `make run`
-# All users are there after as many seconds.
+# It takes as many seconds until all users are there.
 RISE_SECONDS = 5
 # Between two points of a plot: Locust's own 5 are too many for half a minute.
 PLOT_SECONDS = 1

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 
+from pydantic_settings import NoDecode
+
 from . import target
 from .settings import STARTUP_FAILURE, Environment, ServingSettings, load, variable
 
@@ -77,7 +79,10 @@ def effective(settings: ServingSettings) -> Iterator[str]:
     for name, field in type(settings).model_fields.items():
         alias = field.validation_alias
         label = alias.upper() if isinstance(alias, str) else variable(type(settings), (name,))
-        yield f"{label}={shown(masked(label, values[name]))}"
+        value = masked(label, values[name])
+        if NoDecode in field.metadata and isinstance(value, list):  # read with commas, not as JSON
+            value = ",".join(map(str, value))
+        yield f"{label}={shown(value)}"
     for label, value in target.variables().items():
         yield f"{label}={value}"
 

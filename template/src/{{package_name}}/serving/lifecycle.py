@@ -88,7 +88,9 @@ class Lifecycle:
         try:
             self.stop_metrics = await expose(server, host, port)
         except OSError as error:
-            fault = f"METRICS_HOST={host}, METRICS_PORT={port}: {error.strerror}"
+            # Of "error while attempting to bind on address …: address already in use"
+            reason = str(error.strerror).rpartition(": ")[2]
+            fault = f"METRICS_HOST={host}, METRICS_PORT={port}: {reason}"
             if self.settings.environment is not Environment.DEVELOPMENT:
                 return fault
             logger.warning("No metrics: %s", fault)

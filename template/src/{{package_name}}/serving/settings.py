@@ -75,7 +75,7 @@ class ServingSettings(BaseSettings):
     # `*.example.com` for all below it; `*` leaves it to the proxy, which knows its names.
     allowed_hosts: Names = Field(default=("*",), min_length=1)
 
-    # Whether /docs, /redoc and /openapi.json are there; None: but in production.
+    # Whether /docs, /redoc and /openapi.json are there; None: everywhere but in production.
     docs: bool | None = None
     # Whose scripts may ask; * for everybody's.
     cors_origins: Origins = ()
