@@ -241,7 +241,7 @@ def test_a_taken_metrics_port_stops_the_start_with_a_line(project: Project, tmp_
         code, log = start_badly(project, tmp_path / "log", {}, {"METRICS_PORT": str(port)})
 
     assert code == 3
-    assert f"METRICS_HOST=127.0.0.1, METRICS_PORT={port}: address already in use" in log.lower()
+    assert f"METRICS_HOST=127.0.0.1, METRICS_PORT={port}: address already in use" in log
     assert "Traceback" not in log
 
 
