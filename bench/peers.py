@@ -25,7 +25,7 @@ from tests.harness.server import Server, free_port, launch
 
 from . import meter
 from .meter import MIB, Row
-from .plot import Bar, Chart, Panel
+from .plot import Chart, panel
 from .probes import rendered
 from .results import Figures, MissingError, Table, show, versions
 from .serving import BARE, PATH, ROUTE, start
@@ -351,24 +351,18 @@ def tables(figures: Figures) -> dict[str, Table]:
 
 def charts(figures: Figures) -> dict[str, Chart]:
     """CPU, throughput, p99 and memory of each server."""
-
-    def panel(head: str, key: str, written: str) -> Panel:
-        bars = [
-            Bar(row["name"], row[key], written.format(row[key]), row["kind"])
-            for row in figures["rows"]
-        ]
-        return Panel(head, bars)
-
+    rows = figures["rows"]
+    kinds = {row["name"]: row["kind"] for row in rows}
     return {
         "peers": Chart(
             "This template beside others",
             "Server CPU a request, requests a second, p99 and memory of the same small JSON route,"
             " every server on one core",
             [
-                panel("CPU a request, µs", "cpu_us", "{:.0f}"),
-                panel("requests a second, one core", "per_second", "{:,}"),
-                panel("p99, ms", "p99_ms", "{:.1f}"),
-                panel("memory of all processes, PSS, MiB", "pss_mib", "{}"),
+                panel("CPU a request, µs", rows, "cpu_us", "{:.0f}", kinds),
+                panel("requests a second, one core", rows, "per_second", "{:,}", kinds),
+                panel("p99, ms", rows, "p99_ms", "{:.1f}", kinds),
+                panel("memory of all processes, PSS, MiB", rows, "pss_mib", "{}", kinds),
             ],
         )
     }

@@ -3,8 +3,9 @@
 A row has its name and its figure above its bar, so that a chart is narrow enough for a phone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from xml.sax.saxutils import escape
 
 WIDTH, ROW, BAR, HEAD, GAP, NOTE = 440, 38, 10, 34, 10, 20
@@ -43,6 +44,19 @@ class Chart:
     title: str
     description: str
     panels: Sequence[Panel]
+
+
+def panel(
+    head: str, rows: Sequence[Mapping[str, Any]], key: str, written: str, kinds: Mapping[str, str]
+) -> Panel:
+    """One figure of each row, written as the format says; `kinds` are by the rows' names."""
+    return Panel(
+        head,
+        [
+            Bar(row["name"], row[key], written.format(row[key]), kinds.get(row["name"], "other"))
+            for row in rows
+        ],
+    )
 
 
 def draw(chart: Chart, note: str) -> str:

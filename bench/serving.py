@@ -20,7 +20,7 @@ from tests.harness.server import Server, free_port, launch, start_command
 
 from . import meter
 from .meter import Row
-from .plot import Bar, Chart, Panel
+from .plot import Chart, panel
 from .probes import rendered
 from .results import Figures, Table, show, versions
 
@@ -121,28 +121,16 @@ def tables(figures: Figures) -> dict[str, Table]:
 
 def charts(figures: Figures) -> dict[str, Chart]:
     """CPU, throughput and p99 of each server."""
-    kinds = {"complete": "ours", "naive": "bad"}
-
-    def panel(head: str, key: str, written: str) -> Panel:
-        return Panel(
-            head,
-            [
-                Bar(
-                    row["name"], row[key], written.format(row[key]), kinds.get(row["name"], "other")
-                )
-                for row in figures["rows"]
-            ],
-        )
-
+    rows, kinds = figures["rows"], {"complete": "ours", "naive": "bad"}
     return {
         "serving": Chart(
             "What the serving layer costs",
             "Server CPU a request, requests a second and p99 of a small JSON route on one core:"
             " bare FastAPI, the naive install, the serving layer complete and without each part",
             [
-                panel("CPU a request, µs", "cpu_us", "{:.0f}"),
-                panel("requests a second", "per_second", "{:,}"),
-                panel("p99, ms", "p99_ms", "{:.1f}"),
+                panel("CPU a request, µs", rows, "cpu_us", "{:.0f}", kinds),
+                panel("requests a second", rows, "per_second", "{:,}", kinds),
+                panel("p99, ms", rows, "p99_ms", "{:.1f}", kinds),
             ],
         )
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import compression, meter, report
+from bench import compression, meter, report, rollout
 from bench.peers import DOES
 from bench.results import Figures
 
@@ -49,6 +49,58 @@ def test_each_table_in_a_page_is_of_its_figures(page: Path, results: dict[str, F
     text = page.read_text()
 
     assert text == report.fill(text, report.blocks(results)), AGAIN
+
+
+def test_each_sentence_quotes_its_figures(results: dict[str, Figures]) -> None:
+    """What stands outside of the tables; with other figures these sentences are yours to write."""
+    rows = {
+        part: {row["name"]: row for row in result["figures"]["rows"]}
+        for part, result in results.items()
+    }
+    bare, naive, ours = (rows["serving"][name] for name in ("bare", "naive", "complete"))
+    rendered, neither = (rows["rollout"][name] for name in ("as rendered", "without both"))
+    zstd, br, gzip, nginx = (
+        rows["compression"][f"gunicorn and nginx, {who}"]
+        for who in (
+            "zstd by the service",
+            "br by the service",
+            "gzip by the service",
+            "gzip by nginx",
+        )
+    )
+    four = {
+        row["name"]: row["pss_mib"]
+        for row in results["memory"]["figures"]["rows"]
+        if row["workers"] == 4
+    }
+    lost = f"{rollout.failures(neither):,} of {rollout.failures(neither) + neither['answered']:,}"
+    none = f"{rollout.failures(rendered)} of {rendered['answered']:,}"
+    quoted = {
+        "README.md": [
+            f"{naive['cpu_us'] / bare['cpu_us']:.1f} times the CPU per request",
+            f"answers {ours['per_second'] / bare['per_second']:.2f} of what bare FastAPI",
+            f"{ours['per_second'] / naive['per_second']:.1f} times what the naive install does",
+            lost,
+            none,
+        ],
+        "docs/explanation/shutdown.md": [f"{lost} | {none}"],
+        "docs/kubernetes.md": [f"{lost} requests"],
+        "docs/explanation/compression.md": [
+            f"({nginx['cpu_ms']:.1f} ms a response, by the service {gzip['cpu_ms']:.1f})",
+            f"took {nginx['p50_ms']:.0f} ms in the median behind nginx' gzip,"
+            f" {gzip['p50_ms']:.1f} ms with the service's gzip, {zstd['p50_ms']:.1f} ms",
+        ],
+        "docs/vm.md": [
+            f"{four['as rendered']:.0f} MiB",
+            f"{four['without gc.freeze']:.0f} MiB, {four['without preload']:.0f} MiB",
+            f"{zstd['cpu_ms']:.1f}, {br['cpu_ms']:.1f}, {gzip['cpu_ms']:.1f};"
+            f" {nginx['cpu_ms']:.1f} ms",
+            f"{gzip['p50_ms']:.1f}, {nginx['p50_ms']:.1f} ms",
+        ],
+    }
+    for page, sentences in quoted.items():
+        text = " ".join((ROOT / page).read_text().split())
+        assert [sentence for sentence in sentences if sentence not in text] == [], page
 
 
 def test_each_plot_and_each_table_is_shown(results: dict[str, Figures]) -> None:
