@@ -200,10 +200,8 @@ SLOW = """
 async def slow() -> None:
     await asyncio.sleep(0.7)
 """
-SLOW_TASK = """
-    @task
-    def slow(self) -> None:
-        self.client.get("/slow")
+# The same user then asks for it: which of two tasks comes when is left to chance.
+AND_SLOW = """        self.client.get("/slow")
 """
 # What a service must not do: the bodies differ, or are not what they say.
 WRONG = """
@@ -251,7 +249,7 @@ def test_load_is_what_the_users_do_and_red_when_a_request_fails(
     locustfile = own.path / "tests/load/locustfile.py"
     replace(locustfile, "between(0.5, 1.5)", "between(0, 0.1)")
     with locustfile.open("a") as file:
-        file.write(SLOW_TASK)
+        file.write(AND_SLOW)
     with serve(own, tmp_path / "log") as server:
         said = load(own, address(server)).stdout
 

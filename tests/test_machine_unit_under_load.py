@@ -85,6 +85,20 @@ def test_the_journal_may_go_away_and_come_back(installed: Service) -> None:
     assert any("/version" in line for line in machine.journal(installed.unit)[-50:])
 
 
+def test_each_request_is_a_line_however_many_there_are(installed: Service) -> None:
+    machine = installed.machine
+    limit = "/run/systemd/journald.conf.d/limit.conf"
+    machine.run("install", "-D", "/dev/stdin", limit, given="[Journal]\nRateLimitBurst=100\n")
+    machine.run("systemctl", "restart", "systemd-journald")
+
+    tally = installed.under_load(lambda: None, requests=5_000, paths=("/hold?seconds=0",))
+
+    lines = [line for line in machine.journal(installed.unit) if '"route":"/hold"' in line]
+    assert len(lines) == tally.answered
+    machine.run("rm", limit)
+    machine.run("systemctl", "restart", "systemd-journald")
+
+
 def counted(service: Service, path: str) -> int:
     """How often a route was asked for, as the metrics of any worker say."""
     url = "http://127.0.0.1:9090/metrics"
