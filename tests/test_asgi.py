@@ -435,12 +435,12 @@ def test_websockets_are_left_alone(server: Server) -> None:
         chat.send("x" * 100_000)
         assert chat.recv(timeout=10) == "x" * 100_000 + " open"
     for path in ("/closed", "/nowhere", "/body"):
-        with pytest.raises(InvalidStatus, match="403"):
-            connect(url + path)
+        with pytest.raises(InvalidStatus, match="403"), connect(url + path):
+            pass
     with log_of(server) as log, Wire(server) as wire:
-        rude = connect(f"{url}/echo").socket
-        rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        rude.close()
+        with connect(f"{url}/echo") as rude:
+            rude.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            rude.socket.close()
         wire.send(b"GET /echo HTTP/1.1\r\n", HOST, b"Connection: upgrade\r\nUpgrade: websocket\r\n")
         wire.send(b"Sec-WebSocket-Version: 1\r\n\r\n")
         assert wire.closed() is False
