@@ -1,8 +1,14 @@
 """What is counted, and under which names."""
 
-from fastapi import APIRouter, FastAPI
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import PlainTextResponse
+from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route
 
 
 def counted(method: str, route: str, status: int) -> float:
@@ -23,6 +29,35 @@ def test_requests_are_counted_by_the_whole_route_template(app: FastAPI) -> None:
     client.get("/shops/3/orders/4")
 
     assert counted("GET", "/shops/{shop}/orders/{number}", 200) == before + 2
+
+
+def test_what_starlette_serves_by_itself_has_a_route_as_well(app: FastAPI, tmp_path: Path) -> None:
+    def hello(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("hello")
+
+    (tmp_path / "logo.svg").write_text("<svg/>")
+    inner = Starlette(
+        routes=[Route("/hello/{name}", hello), Mount("/files", StaticFiles(directory=tmp_path))]
+    )
+    app.add_route("/plain/{name}", hello)
+    app.mount("/static", StaticFiles(directory=tmp_path))
+    app.mount("/inner", inner)
+    asked = {
+        "/plain/ann": ("/plain/{name}", 200),
+        "/static/logo.svg": ("/static/{path}", 200),
+        "/static/no.svg": ("/static/{path}", 404),
+        "/inner/hello/ann": ("/inner/hello/{name}", 200),
+        "/inner/files/logo.svg": ("/inner/files/{path}", 200),
+        "/inner/nowhere": ("unmatched", 404),
+    }
+    before = [counted("GET", *told) for told in asked.values()]
+
+    client = TestClient(app)
+    for path in asked:
+        client.get(path)
+
+    after = [counted("GET", *told) for told in asked.values()]
+    assert after == [count + 1 for count in before]
 
 
 def test_paths_and_methods_that_nobody_declared_share_a_name(app: FastAPI) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from starlette.routing import Mount, Route
 from starlette.types import Scope
 
 from .health import PATHS
@@ -99,7 +100,18 @@ def route_template(scope: Scope) -> str:
     context = scope.get("fastapi", {}).get("effective_route_context")
     if context is not None:
         return str(context.path_format)
-    route = scope.get("route")
-    if route is None:
-        return "unmatched"
-    return f"{scope.get('root_path', '')}{route.path_format}"
+    below = scope.get("root_path", "")
+    route = scope.get("route") or starlette_route(scope)
+    if isinstance(route, Mount):  # `below` has its path already
+        return f"{below}/{{path}}"
+    return f"{below}{route.path_format}" if route else "unmatched"
+
+
+def starlette_route(scope: Scope) -> Route | Mount | None:
+    """The one of Starlette that has answered, such as static files: it tells its endpoint only."""
+    endpoint = scope.get("endpoint")
+    for route in scope["app"].routes if endpoint else ():
+        match route:
+            case Route(endpoint=found) | Mount(app=found) if found is endpoint:
+                return route
+    return None
