@@ -61,6 +61,17 @@ def test_lint_and_validate_find_nothing(project: Project) -> None:
     make(project, "validate")
 
 
+def test_a_tool_that_validate_lacks_is_a_line(project: Project, tmp_path: Path) -> None:
+    for tool in ("bash", "dirname", "make"):
+        (tmp_path / tool).symlink_to(shutil.which(tool) or "")
+
+    done = project.run("make", "validate", env={"PATH": str(tmp_path)}, check=False)
+
+    assert done.returncode != 0
+    [said] = [line for line in done.stdout.splitlines() if line.startswith("validate: ")]
+    assert said == "validate: uv is missing; the top of scripts/validate says what it needs"
+
+
 def find(tool: str) -> str | None:
     return shutil.which(tool, path=f"{PATH}{os.pathsep}/usr/sbin")
 
