@@ -100,11 +100,11 @@ def route_template(scope: Scope) -> str:
     context = scope.get("fastapi", {}).get("effective_route_context")
     if context is not None:
         return str(context.path_format)
-    below = scope.get("root_path", "")
+    below: str = scope.get("root_path", "")
     route = scope.get("route") or starlette_route(scope)
     if isinstance(route, Mount):  # `below` has its path already
-        return f"{below}/{{path}}"
-    return f"{below}{route.path_format}" if route else "unmatched"
+        return below + "/{path}"
+    return below + route.path_format if route else "unmatched"
 
 
 def starlette_route(scope: Scope) -> Route | Mount | None:
