@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from .conftest import Render
+from .harness import actionlint
 from .harness.project import Project
 from .harness.template import PYTHONS, ROOT
 
@@ -19,6 +20,7 @@ SOURCES = ("template", "kubernetes", "vm")
 ENVIRONMENTS = ("staging", "production")
 
 Job = dict[str, Any]
+Lint = Callable[..., list[str]]
 
 
 @pytest.fixture(params=SOURCES)
@@ -26,6 +28,14 @@ def workflows(request: pytest.FixtureRequest, render: Render) -> list[Path]:
     """Those of this repository, then of each target's project."""
     project = ROOT if request.param == "template" else render(deployment=request.param).path
     return sorted(Path(project, ".github/workflows").iterdir())
+
+
+@pytest.fixture
+def lint() -> Lint:
+    """What actionlint finds in workflows."""
+    if missing := actionlint.missing_tools():
+        pytest.skip(f"no actionlint without {', '.join(missing)}")
+    return actionlint.findings
 
 
 def jobs(file: Path) -> dict[str, Job]:
@@ -54,7 +64,7 @@ def said(tool: str, *arguments: str | Path) -> str:
 
 
 def findings(*files: Path, schema: str = "github-workflows") -> Iterator[str]:
-    """What the tools have to say about workflows; both work without a network."""
+    """What the tools have to say about workflows, or about another file that GitHub reads."""
     zizmor = ("--offline", "--pedantic", "--strict-collection", "--no-progress", "--quiet")
     yield from filter(None, [said("zizmor", *zizmor, *files)])
     yield from mistakes(schema, *files)
@@ -68,6 +78,10 @@ def mistakes(schema: str, *files: Path) -> Iterator[str]:
 def test_the_tools_find_nothing(workflows: list[Path]) -> None:
     assert "ci.yml" in [workflow.name for workflow in workflows]
     assert list(findings(*workflows)) == []
+
+
+def test_actionlint_finds_nothing(workflows: list[Path], lint: Lint) -> None:
+    assert lint(*workflows) == []
 
 
 @pytest.mark.parametrize("ci", ["github", "none"])
@@ -101,13 +115,32 @@ def test_the_pipeline_is_one_of_gitlab(pipeline: Path, tmp_path: Path) -> None:
 def test_the_tools_do_find_something(
     tmp_path: Path, right: str, wrong: str, complaint: str
 ) -> None:
-    text = Path(ROOT, ".github/workflows/ci.yml").read_text()
-    worse = tmp_path / ".github/workflows/ci.yml"
-    worse.parent.mkdir(parents=True)
-    assert right in text
-    worse.write_text(text.replace(right, wrong))
+    assert complaint in "".join(findings(worse(tmp_path, right, wrong)))
 
-    assert complaint in "".join(findings(worse))
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "complaint"),
+    [
+        ("ubuntu-24.04", "ubuntu-24.10", "[runner-label]"),
+        ("github.run_id", "github.run_it", "[expression]"),
+    ],
+)
+def test_actionlint_does_find_something(
+    lint: Lint, tmp_path: Path, right: str, wrong: str, complaint: str
+) -> None:
+    [said] = lint(worse(tmp_path, right, wrong))
+
+    assert said.endswith(complaint)
+
+
+def worse(directory: Path, right: str, wrong: str) -> Path:
+    """This repository's CI with a mistake."""
+    text = Path(ROOT, ".github/workflows/ci.yml").read_text()
+    assert right in text
+    file = directory / ".github/workflows/ci.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text(text.replace(right, wrong))
+    return file
 
 
 def test_an_action_has_one_version(workflows: list[Path]) -> None:
