@@ -1,6 +1,7 @@
 """The scheduled job of a rendered project: updates come as pull requests, in conflict or not."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +36,18 @@ def newer(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def copier_in_cache(render: Render) -> None:
-    """So that the index is asked once, not at each call of uvx."""
-    project = render(deployment="vm")
-    pin = job(project.path / WORKFLOW, "update")["env"]["COPIER"]
-    project.run(UVX, "--from", pin, "copier", "--version")
+def copier_in_cache(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """In a cache of uv's that is theirs alone.
+
+    The index is asked once, not at each call of uvx, and its answer is the same for all: uv.lock
+    has the size of each file, and that is missing in some answers.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UV_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        project = render(deployment="vm")
+        pin = job(project.path / WORKFLOW, "update")["env"]["COPIER"]
+        project.run(UVX, "--from", pin, "copier", "--version")
+        yield
 
 
 @dataclass
