@@ -124,13 +124,18 @@ class Visit:
         self.page = self.context.new_page()
         self.page.on("console", self.console)
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.said.append(f"not had: {request.url}"))
+        self.page.on("requestfailed", self.failed)
         self.page.on("request", self.request)
 
     def console(self, line: ConsoleMessage) -> None:
         """Note an error, also that an answer was one: of the page's author or of the browser."""
         if line.type == "error":
             self.said.append(f"{line.text} ({line.location['url']})")
+
+    def failed(self, request: Request) -> None:
+        """Note what could not be had; a page that is left gives up what it still waits for."""
+        if request.failure != "net::ERR_ABORTED":
+            self.said.append(f"not had: {request.url}")
 
     def request(self, request: Request) -> None:
         """Note what is asked of elsewhere."""
