@@ -1,6 +1,7 @@
 """What an admin, gunicorn or an accident does to the service of a booted Debian under load."""
 
 import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -85,18 +86,22 @@ def test_the_journal_may_go_away_and_come_back(installed: Service) -> None:
     assert any("/version" in line for line in machine.journal(installed.unit)[-50:])
 
 
-def test_each_request_is_a_line_however_many_there_are(installed: Service) -> None:
-    machine = installed.machine
-    limit = "/run/systemd/journald.conf.d/limit.conf"
+@pytest.fixture
+def stingy(installed: Service) -> Iterator[Service]:
+    """The service, while its machine's journal takes 100 lines of whoever doesn't ask for more."""
+    machine, limit = installed.machine, "/run/systemd/journald.conf.d/limit.conf"
     machine.run("install", "-D", "/dev/stdin", limit, given="[Journal]\nRateLimitBurst=100\n")
     machine.run("systemctl", "restart", "systemd-journald")
-
-    tally = installed.under_load(lambda: None, requests=5_000, paths=("/hold?seconds=0",))
-
-    lines = [line for line in machine.journal(installed.unit) if '"route":"/hold"' in line]
-    assert len(lines) == tally.answered
+    yield installed
     machine.run("rm", limit)
     machine.run("systemctl", "restart", "systemd-journald")
+
+
+def test_each_request_is_a_line_however_many_there_are(stingy: Service) -> None:
+    tally = stingy.under_load(lambda: None, requests=5_000, paths=("/hold?seconds=0",))
+
+    lines = [line for line in stingy.machine.journal(stingy.unit) if '"route":"/hold"' in line]
+    assert len(lines) == tally.answered
 
 
 def counted(service: Service, path: str) -> int:
