@@ -52,9 +52,8 @@ def releases(repository: Path = ROOT) -> dict[str, str]:
 def snapshot(destination: Path) -> Path:
     """Clone this repository and tag its releases; its uncommitted changes are the latest."""
     git(ROOT, "clone", "--quiet", "--no-local", str(ROOT), str(destination))
-    changed = git(
-        ROOT, "ls-files", "-z", "--modified", "--deleted", "--others", "--exclude-standard"
-    )
+    changed = git(ROOT, "diff", "-z", "--name-only", "--no-renames", "HEAD")  # staged ones as well
+    changed += git(ROOT, "ls-files", "-z", "--others", "--exclude-standard")
     for name in filter(None, changed.split("\0")):
         source, target = ROOT / name, destination / name
         target.unlink(missing_ok=True)

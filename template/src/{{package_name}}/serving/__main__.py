@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 from pydantic_settings import NoDecode
 
-from . import target
+from .process import environment
 from .settings import STARTUP_FAILURE, Environment, ServingSettings, load, variable
 
 MASK = "**********"
@@ -39,7 +39,7 @@ def main() -> None:
     quiet = parser.parse_args().quiet
 
     settings = load(settings_class())
-    found = [*target.faults(settings)]
+    found = [*environment.faults(settings)]
     if settings.environment is Environment.PRODUCTION:
         found += missing_modules()
     if not quiet:
@@ -83,7 +83,7 @@ def effective(settings: ServingSettings) -> Iterator[str]:
         if NoDecode in field.metadata and isinstance(value, list):  # read with commas, not as JSON
             value = ",".join(map(str, value))
         yield f"{label}={shown(value)}"
-    for label, value in target.variables().items():
+    for label, value in environment.variables().items():
         yield f"{label}={value}"
 
 

@@ -47,37 +47,38 @@ class Environment(StrEnum):
 
 
 class ServingSettings(BaseSettings):
-    """What serves the service. Each field is the environment variable of its name in upper case."""
+    """Settings of the serving layer. Each field is the environment variable of its name."""
 
     environment: Environment = Environment.DEVELOPMENT
-    # Of a process, for plain functions. Forty of them, anyio's default, starve the
-    # event loop and with it the health checks when they compute; more is for those that wait.
-    threads: int = Field(default=4, ge=1, le=1000)
+    # Worker threads of a process, for plain `def` routes and dependencies: Starlette's default.
+    # Fewer for routes that compute, so that they leave the event loop its time.
+    threads: int = Field(default=40, ge=1, le=1000)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=9090, ge=0, le=65535)  # 0: any that is free
 
     log_level: LogLevel = "info"
-    # Whose values no line shows, wherever they stand; each stands for what ends with it, too.
+    # Names whose values are masked in every line; each stands for what ends with it, too.
     log_masked: Names = (
-        *("password", "passwd", "secret", "token", "authorization", "cookie"),
+        *("password", "passwd", "secret", "token", "jwt", "authorization", "cookie"),
         *("api_key", "private_key", "credentials", "session_id"),
     )
 
-    # To the first byte of the answer. Never longer than the drain and the proxy wait.
+    # Seconds to the start of the response; a route may declare its own deadline. Never longer than
+    # the drain and the proxy wait.
     request_timeout_seconds: float = Field(
         default=REQUEST_TIMEOUT_SECONDS, gt=0, le=REQUEST_TIMEOUT_SECONDS
     )
-    # What most proxies let through: an upload that needs more is a decision.
+    # What most proxies let through. A route that takes more says so: `max_body_size=`.
     max_body_bytes: int = Field(default=2**20, ge=0)
-    # Of a process. Each has a socket and mostly opens another, to a database say: twice this
-    # stays below the usual 1024 open files.
+    # Requests in flight of a process, and as many WebSockets. Each has a socket and mostly opens
+    # another, to a database say: this stays below the usual limit of open files.
     max_concurrency: int = Field(default=500, ge=1)
     # `*.example.com` for all below it; `*` leaves it to the proxy, which knows its names.
     allowed_hosts: Names = Field(default=("*",), min_length=1)
 
     # Whether /docs, /redoc and /openapi.json are there; None: everywhere but in production.
     docs: bool | None = None
-    # Whose scripts may ask; * for everybody's.
+    # Origins that CORS allows; `*` for all.
     cors_origins: Origins = ()
 
 

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator
 
+from ..settings import Environment, ServingSettings
 from . import proxies
-from .settings import Environment, ServingSettings
 
 
 def variables() -> dict[str, str]:
@@ -21,5 +21,5 @@ def faults(settings: ServingSettings) -> Iterator[str]:
         if os.environ.get(name, "1") != "1":
             yield f"{name}: 1, a pod has one process: ask for more pods instead"
     yield from proxies.misread()
-    if proxies.trusted() == proxies.EVERYBODY and settings.environment is Environment.PRODUCTION:
+    if proxies.trusted() == proxies.EVERY_PEER and settings.environment is Environment.PRODUCTION:
         yield f"{proxies.VARIABLE}: the network of the ingress; with * any client can forge its own"

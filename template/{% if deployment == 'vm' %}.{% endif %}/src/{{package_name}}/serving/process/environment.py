@@ -4,9 +4,9 @@ import os
 import re
 from collections.abc import Iterator
 
+from ..settings import Environment, ServingSettings
 from . import proxies
 from .capacity import worker_count
-from .settings import Environment, ServingSettings
 
 # What gunicorn would take from GUNICORN_CMD_ARGS though it follows from the budget.
 BUDGETED = re.compile(r"(?<!\S)(?:--(?:graceful-)?timeout|--keep-alive|-t)(?![\w-])")
@@ -32,7 +32,7 @@ def faults(settings: ServingSettings) -> Iterator[str]:
         yield f"GUNICORN_CMD_ARGS: without {option[0]}, which follows from the request's timeout"
     yield from proxies.misread()
     if settings.environment is Environment.PRODUCTION:
-        everybody = proxies.trusted() == proxies.EVERYBODY
+        everybody = proxies.trusted() == proxies.EVERY_PEER
         if _on_unix_socket() and not everybody:
             yield f"{proxies.VARIABLE}: * on a unix socket, where nginx has no address to name"
         if everybody and not _on_unix_socket():

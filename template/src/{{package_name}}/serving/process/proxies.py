@@ -1,21 +1,21 @@
-"""Whom the server believes about where a request comes from: `FORWARDED_ALLOW_IPS`."""
+"""The proxies whose X-Forwarded-* headers uvicorn trusts: `FORWARDED_ALLOW_IPS`."""
 
 import os
 from collections.abc import Iterator
 from ipaddress import ip_network
 
 VARIABLE = "FORWARDED_ALLOW_IPS"
-EVERYBODY = "*"
+EVERY_PEER = "*"
 
 
 def trusted() -> str:
-    """Addresses and networks, separated by commas; uvicorn's default is the machine itself."""
+    """Return addresses and networks, separated by commas; by default those of this machine."""
     return os.environ.get(VARIABLE, "127.0.0.1")
 
 
 def misread() -> Iterator[str]:
-    """A line for each entry that uvicorn would take for a name, and so believe nobody."""
-    if trusted() == EVERYBODY:
+    """Yield a line for each entry that uvicorn would take for a name, and so never match."""
+    if trusted() == EVERY_PEER:
         return
     for entry in filter(None, map(str.strip, trusted().split(","))):
         try:

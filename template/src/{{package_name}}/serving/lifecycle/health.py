@@ -1,4 +1,4 @@
-"""Liveness and readiness, for whoever restarts the service and whoever sends it traffic."""
+"""Health routes: liveness for the restart of the service, readiness for its traffic."""
 
 from typing import Literal
 
@@ -10,17 +10,18 @@ PATHS = frozenset({"/health/live", "/health/ready"})
 
 
 def install(app: FastAPI, readiness: Readiness) -> None:
-    """Add `/health/live` and `/health/ready` to `app`.
+    """Add `/health/live` and `/health/ready` to `app`, for GET and HEAD.
 
-    Both are coroutines, so that a full thread pool holds up neither. And routes of their own:
-    every request that is for another would have to pass a router.
+    Both are coroutines, so that a full thread pool holds up neither.
     """
 
+    @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live", tags=["health"])
     async def live() -> dict[Literal["status"], Literal["live"]]:
         """The process answers. It never asks a dependency: a restart would not mend one."""
         return {"status": "live"}
 
+    @app.head("/health/ready", include_in_schema=False)
     @app.get(
         "/health/ready",
         tags=["health"],

@@ -9,8 +9,8 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from uvicorn_worker import UvicornWorker
 
-from . import logs
-from .drain import DRAIN_SECONDS
+from ..lifecycle.drain import DRAIN_SECONDS
+from ..observability import logs
 
 # Left to the lifespan's clean-up before gunicorn kills the worker.
 CLEANUP_SECONDS = 5

@@ -5,15 +5,16 @@ accepted and those on which a client is sending its next request. Here it goes s
 
 1. Readiness says 503 while everything is still served, so that load balancers look elsewhere.
 2. The listener closes. Clients keep their connections, so none of them comes back too late.
-3. Each answer tells its client to leave (`Connection: close`).
+3. Each response tells its client to leave (`Connection: close`).
 4. Once all have left, or after a second, uvicorn shuts down: what is in flight may finish.
 """
 
 import asyncio
 from collections.abc import Callable
-from socket import socket
 
 from uvicorn import Server
+
+from ..uvicorn_server import announce_close, before_shutdown
 
 # Long enough for a load balancer that asks each second.
 ANNOUNCE_SECONDS = 2.0
@@ -27,7 +28,6 @@ DRAIN_SECONDS = ANNOUNCE_SECONDS + CLOSE_SECONDS + SETTLE_SECONDS
 
 def drain_before_shutdown(server: Server, announce: Callable[[], None]) -> None:
     """Make `server` drain before it shuts down; `announce` is called when draining begins."""
-    shutdown = server.shutdown
 
     async def wait(seconds: float, *, until_idle: bool = False) -> None:
         deadline = asyncio.get_running_loop().time() + seconds
@@ -36,15 +36,14 @@ def drain_before_shutdown(server: Server, announce: Callable[[], None]) -> None:
                 return
             await asyncio.sleep(0.05)
 
-    async def drain_then_shutdown(sockets: list[socket] | None = None) -> None:
+    async def drain() -> None:
         announce()
-        if server.should_exit:  # a worker that has served its share goes without a word
+        if server.should_exit:  # not a worker that has served its share of requests
             await wait(ANNOUNCE_SECONDS)
         for listener in server.servers:
             listener.close()
         await wait(CLOSE_SECONDS)
-        server.server_state.default_headers.append((b"connection", b"close"))
+        announce_close(server)
         await wait(SETTLE_SECONDS, until_idle=True)
-        await shutdown(sockets)
 
-    server.shutdown = drain_then_shutdown  # type: ignore[method-assign]
+    before_shutdown(server, drain)

@@ -1,0 +1,171 @@
+"""Deadlines: a request that has not begun to answer in time is cancelled.
+
+The cancellation is that of an `anyio.CancelScope`. It waits for a worker thread that runs, and
+FastAPI shields the exit of dependencies from it, so a transaction is committed or rolled back.
+"""
+
+import asyncio
+import logging
+import traceback
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from time import perf_counter
+from types import FrameType
+from typing import Any
+
+from anyio import CancelScope, get_running_tasks
+from fastapi import Depends
+from starlette.requests import HTTPConnection
+from starlette.types import Scope
+
+from ..budget import REQUEST_TIMEOUT_SECONDS
+
+logger = logging.getLogger(__name__)
+
+SCOPE_KEY = "serving.deadline"
+
+Task = asyncio.Task[Any]
+Children = Mapping[int, list[Task]]
+
+
+def deadline(seconds: float | None) -> Any:
+    """Return a dependency that sets the deadline of a route, a router or an application.
+
+    `seconds` count from the start of the request to the start of the response; None is no
+    deadline: `@router.post("/report", dependencies=[deadline(60)])`. The innermost one counts.
+    Raises `ValueError` for more than the answer to `request_timeout_seconds`, which every other
+    timeout was computed from.
+    """
+    if seconds is not None and not 0 < seconds <= REQUEST_TIMEOUT_SECONDS:
+        raise ValueError(
+            f"deadline({seconds}): more than 0 and at most {REQUEST_TIMEOUT_SECONDS} seconds, "
+            "the request_timeout_seconds of this service (.copier-answers.yml)"
+        )
+    return Depends(DeclaredDeadline(seconds))
+
+
+class DeclaredDeadline:
+    """The dependency: it sets the deadline of the request in which it runs."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+
+    async def __call__(self, connection: HTTPConnection) -> None:
+        """Set it."""
+        if found := connection.scope.get(SCOPE_KEY):
+            found.move(self.seconds)
+
+
+def declared(scope: Scope) -> DeclaredDeadline | None:
+    """Return what the matched route declares; dependencies run only after the body was read."""
+    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
+    dependencies = getattr(route, "dependencies", None) or ()
+    found = [d.dependency for d in dependencies if isinstance(d.dependency, DeclaredDeadline)]
+    return found[-1] if found else None
+
+
+class Deadline:
+    """The deadline of one request."""
+
+    __slots__ = (
+        *("deadlines", "scope", "started", "seconds", "cancel_scope", "task", "timer"),
+        *("expired", "stack"),
+    )
+
+    def __init__(self, deadlines: "Deadlines", scope: Scope, started: float) -> None:
+        self.deadlines = deadlines
+        self.scope = scope
+        self.started = started
+        self.seconds: float | None = deadlines.seconds
+        self.cancel_scope = CancelScope()
+        self.task = asyncio.current_task()
+        self.timer: asyncio.TimerHandle | None = None  # of a deadline of its own
+        self.expired = False
+        self.stack = ""
+
+    def end(self) -> None:
+        """Stop counting: the response has begun, or the request is over."""
+        self.deadlines.waiting.pop(self, None)
+        if self.timer:
+            self.timer.cancel()
+
+    def move(self, seconds: float | None) -> None:
+        """Count to `seconds` after the start of the request instead."""
+        self.end()
+        self.seconds = seconds
+        if seconds is not None:
+            left = self.started + seconds - perf_counter()
+            self.timer = asyncio.get_running_loop().call_later(left, self.expire)
+
+    def expire(self, children: Children | None = None) -> None:
+        """Cancel the request, unless its route declares another deadline."""
+        if (own := declared(self.scope)) and own.seconds != self.seconds:
+            self.move(own.seconds)
+            return
+        self.end()
+        self.expired = True
+        stack = frames(self.task, children or running_children())
+        self.stack = "".join(traceback.StackSummary.extract(stack).format())
+        self.cancel_scope.cancel()
+
+    def log(self, error: Exception | None) -> None:
+        """Write the line of a request that was cancelled: where it waited, and what it raised."""
+        logger.error(
+            "No response within %s s: cancelled %s %s",
+            *(self.seconds, self.scope["method"], self.scope["path"]),
+            exc_info=error,
+            extra={"stack": self.stack},
+        )
+
+
+class Deadlines:
+    """The deadlines of all requests; one timer serves those of the default length."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.waiting: dict[Deadline, None] = {}  # the oldest first
+        self.timer: asyncio.TimerHandle | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    def begin(self, scope: Scope, started: float) -> Deadline:
+        """Start the deadline of a request that began at `started`, of `perf_counter()`."""
+        deadline = scope[SCOPE_KEY] = Deadline(self, scope, started)
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:  # the first request, or another test client
+            self.loop, self.timer = loop, None
+            self.waiting.clear()
+        self.waiting[deadline] = None
+        if self.timer is None:
+            self.timer = loop.call_later(self.seconds, self.expire)
+        return deadline
+
+    def expire(self) -> None:
+        """Expire what is due, and set the timer for the next."""
+        self.timer = None
+        children = running_children()
+        for deadline in list(self.waiting):
+            left = deadline.started + self.seconds - perf_counter()
+            if left > 0:
+                self.timer = asyncio.get_running_loop().call_later(left, self.expire)
+                return
+            deadline.expire(children)
+
+
+def running_children() -> Children:
+    """Return the tasks of this event loop by the ID of the task that has started them."""
+    tasks = {id(task): task for task in asyncio.all_tasks()}
+    children = defaultdict(list)
+    for info in get_running_tasks():
+        if info.parent_id and info.id in tasks:
+            children[info.parent_id].append(tasks[info.id])
+    return children
+
+
+def frames(task: Task | None, children: Children) -> Iterator[tuple[FrameType, int]]:
+    """Yield the frames in which a task waits, then those of its child tasks, innermost last."""
+    waiting: Any = task.get_coro() if task else None
+    while frame := getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None):
+        yield frame, frame.f_lineno
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "ag_await", None)
+    for child in children.get(id(task), ()):
+        yield from frames(child, children)

@@ -1,0 +1,110 @@
+"""Errors as problem details (RFC 9457)."""
+
+import logging
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import (
+    http_exception_handler,
+    request_validation_exception_handler,
+)
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from . import request_id
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+TITLES = {status.value: status.phrase for status in HTTPStatus}
+# The schema of every operation's errors, in place of FastAPI's own of a validation error.
+ERROR_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+        "msg": {"type": "string"},
+        "type": {"type": "string"},
+    },
+}
+SCHEMA = {
+    "title": "Problem",
+    "type": "object",
+    "properties": {
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "request_id": {"type": "string"},
+        "errors": {"type": "array", "items": ERROR_SCHEMA},
+    },
+    "required": ["title", "status"],
+}
+
+
+def install(app: FastAPI) -> None:
+    """Answer the errors of `app` with problems; a handler that it has already is kept."""
+    app.router.responses["default"] = {
+        "description": "A problem (RFC 9457)",
+        "content": {MEDIA_TYPE: {"schema": SCHEMA}},
+    }
+    handlers: dict[Any, Any] = app.exception_handlers
+    if handlers[HTTPException] is http_exception_handler:
+        handlers[HTTPException] = http_error
+    if handlers[RequestValidationError] is request_validation_exception_handler:
+        handlers[RequestValidationError] = validation_error
+    if 500 not in handlers:
+        handlers.setdefault(Exception, server_error)
+    handlers.setdefault(ClientDisconnect, client_disconnected)
+
+
+async def http_error(_: Request, error: HTTPException) -> Response:
+    """Answer what the application or the framework raises with a status."""
+    if error.status_code in (204, 304):  # these carry no body
+        return Response(status_code=error.status_code, headers=error.headers)
+    cause = error.__cause__
+    if isinstance(cause, ClientDisconnect):  # FastAPI says 400 of it
+        return await client_disconnected(_, cause)
+    if isinstance(cause, OSError | MemoryError):  # likewise, though the disk may be full
+        logger.error("The request body could not be read", exc_info=cause)
+        return problem(500)
+    return problem(error.status_code, error.detail, headers=error.headers)
+
+
+async def validation_error(_: Request, error: RequestValidationError) -> Response:
+    """Answer with where and what, but without the input: it may hold a secret."""
+    errors = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
+    return problem(422, "The request is not valid", errors=errors)
+
+
+async def client_disconnected(_: Request, __: ClientDisconnect) -> Response:
+    """Answer as proxies log it; the client has gone."""
+    return Response(status_code=499)
+
+
+async def server_error(_: Request, __: Exception) -> Response:
+    """Answer what has no handler; the exception is logged."""
+    return problem(500)
+
+
+def problem(
+    status: int,
+    detail: object = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **extensions: object,
+) -> JSONResponse:
+    """Return a problem without a type of its own: its title is the phrase of its HTTP status.
+
+    It names the request, so that a report of it can be found in the log.
+    """
+    body: dict[str, object] = {"title": TITLES.get(status, "Error"), "status": status}
+    if detail and detail != body["title"]:
+        body["detail"] = detail
+    if request := request_id.current():
+        body["request_id"] = request["request_id"]
+    return JSONResponse(
+        body | extensions, status_code=status, headers=headers, media_type=MEDIA_TYPE
+    )

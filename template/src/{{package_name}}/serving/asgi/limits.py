@@ -1,0 +1,59 @@
+"""Limits of a process: host names, concurrent requests and WebSockets, deadlines."""
+
+import re
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from ..lifecycle.health import PATHS
+from ..settings import ServingSettings
+from .deadlines import Deadlines
+
+# RFC 9112, 3.2: a name or an address, and a port.
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?", re.IGNORECASE)
+
+
+class Limits:
+    """The limits, and what counts towards them."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self.in_flight = 0
+        self.websockets_open = 0
+        self.max_concurrency = settings.max_concurrency
+        self.deadlines = Deadlines(settings.request_timeout_seconds)
+        self._hosts = frozenset(settings.allowed_hosts)
+        self._domains = tuple(host[1:] for host in self._hosts if host.startswith("*."))
+        self._any_host = "*" in self._hosts
+
+    def refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> HTTPException | None:
+        """Return the response to a request or handshake that must not reach the application.
+
+        Health checks pass: they know no host name, and matter most under load. A preflight request
+        passes when the process is full: a browser would report its refusal as an error of CORS.
+        """
+        count = self.websockets_open if scope["type"] == "websocket" else self.in_flight
+        is_full = count > self.max_concurrency
+        if (self._any_host and not is_full) or is_health(scope):
+            return None
+        if is_full and not is_preflight(scope, headers):
+            return HTTPException(503, "Too many requests at once", headers={"Retry-After": "1"})
+        if not self._any_host and not self._is_allowed(headers.get(b"host", b"").decode("latin-1")):
+            return HTTPException(400, "Unknown host name")
+        return None
+
+    def _is_allowed(self, header: str) -> bool:
+        found = HOST.fullmatch(header)
+        host = found[1].lower() if found else ""
+        return host in self._hosts or (bool(self._domains) and host.endswith(self._domains))
+
+
+def is_health(scope: Scope) -> bool:
+    """Tell whether a request is a health check, also below the prefix of a proxy."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) in PATHS
+
+
+def is_preflight(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    """Tell whether a browser asks what CORS allows."""
+    return scope.get("method") == "OPTIONS" and b"access-control-request-method" in headers

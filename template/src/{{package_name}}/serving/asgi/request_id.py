@@ -1,0 +1,58 @@
+"""The IDs of a request: in its log lines, its errors and its response."""
+
+import os
+import random
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+
+from opentelemetry import trace
+from starlette.types import Receive, Scope
+
+from ..uvicorn_server import is_forwarded
+
+ACCEPTED = re.compile(rb"[A-Za-z0-9._-]{8,128}")
+# W3C Trace Context: version, trace id, parent id, flags; all zeros mean none.
+TRACEPARENT = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+
+NO_IDS: Mapping[str, str] = {}
+_ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default=NO_IDS)
+bind = _ids.set
+unbind = _ids.reset
+IdsToken = Token[Mapping[str, str]]
+
+# IDs are unique, not secret. Neither `random.seed()` nor a fork may repeat them.
+_random = random.Random()  # noqa: S311
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
+
+
+def current() -> Mapping[str, str]:
+    """Return `request_id` of the current request, `trace_id` and `span_id` if it has them."""
+    return {**_ids.get(), **span_ids()}
+
+
+def identify(scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Return the IDs of a request; its own X-Request-ID counts only from a trusted proxy."""
+    sent = headers.get(b"x-request-id")
+    if sent is not None and ACCEPTED.fullmatch(sent) and is_forwarded(scope, receive):
+        ids = {"request_id": sent.decode()}
+    else:
+        ids = {"request_id": f"{_random.getrandbits(128):032x}"}
+    parent = headers.get(b"traceparent")
+    if parent is not None and (found := TRACEPARENT.fullmatch(parent)):
+        ids["trace_id"] = found[1].decode()
+    return ids
+
+
+def span_ids() -> Mapping[str, str]:
+    """Return `trace_id` and `span_id` of the current span of OpenTelemetry, if there is one."""
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return NO_IDS
+    return {
+        "trace_id": trace.format_trace_id(context.trace_id),
+        "span_id": trace.format_span_id(context.span_id),
+    }

@@ -1,0 +1,75 @@
+"""WebSockets: ID, limits, metrics, and a line in the access log when one ends."""
+
+from time import perf_counter
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..observability.access_log import AccessLog
+from . import request_id
+from .errors import problem
+from .limits import Limits
+
+# What a client sees when the connection ends without a close frame (RFC 6455, 7.1.5).
+NO_CLOSE_FRAME = 1006
+
+
+class WebSocketSession:
+    """One WebSocket, from its handshake to its end."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, access_log: AccessLog) -> None:
+        self.app = app
+        self.limits = limits
+        self.access_log = access_log
+        self.status = 403  # of the handshake: an application that never accepts refuses
+        self.code: int | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = perf_counter()
+        headers = dict(reversed(scope["headers"]))
+        ids = request_id.identify(scope, receive, headers)
+        token = request_id.bind(ids)
+        response_id = (b"x-request-id", ids["request_id"].encode())
+
+        async def receive_and_note() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.disconnect" and self.code is None:
+                self.code = message.get("code", NO_CLOSE_FRAME)
+            return message
+
+        async def send_and_note(message: Message) -> None:
+            if message["type"] == "websocket.accept":
+                self.status = 101
+                message = {**message, "headers": [*message.get("headers", ()), response_id]}
+            elif message["type"] == "websocket.http.response.start":
+                self.status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), response_id]}
+            elif message["type"] == "websocket.close" and self.code is None:
+                self.code = message.get("code", 1000)
+            await send(message)
+
+        self.limits.websockets_open += 1
+        try:
+            if refusal := self.limits.refusal(scope, headers):
+                await receive_and_note()  # websocket.connect
+                await self.refuse(refusal, scope, receive, send_and_note)
+            else:
+                await self.app(scope, receive_and_note, send_and_note)
+        finally:
+            self.limits.websockets_open -= 1
+            code = (self.code or NO_CLOSE_FRAME) if self.status == 101 else None
+            self.access_log.add_websocket(
+                scope, self.status, code, perf_counter() - started, {**ids, **request_id.span_ids()}
+            )
+            if self.code is not None or self.status != 101:  # else uvicorn may log an exception
+                request_id.unbind(token)
+
+    async def refuse(
+        self, refusal: HTTPException, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Refuse the handshake with a problem, or with 403 where the server knows only that."""
+        if "websocket.http.response" in scope.get("extensions", {}):
+            response = problem(refusal.status_code, refusal.detail, headers=refusal.headers)
+            await response(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1013})

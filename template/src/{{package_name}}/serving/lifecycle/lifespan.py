@@ -1,0 +1,99 @@
+"""The lifespan of the serving layer: checks before the start, metrics, readiness, drain."""
+
+import asyncio
+import logging
+import sys
+import threading
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
+
+from ..asgi.limits import Limits
+from ..observability import metrics, metrics_server
+from ..settings import Environment, ServingSettings
+from ..uvicorn_server import running_server
+from .drain import drain_before_shutdown
+from .readiness import Availability, Readiness
+from .runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+# How long a thread may compute before the event loop gets its turn: Python's default of 5 ms, times
+# the threads that compute, would pass between any two steps of a health check.
+SWITCH_SECONDS = 0.001
+
+
+class Lifespan:
+    """Checks the runtime before the application starts, and follows it until it is drained."""
+
+    def __init__(
+        self, app: FastAPI, settings: ServingSettings, readiness: Readiness, limits: Limits
+    ) -> None:
+        self.fastapi = app
+        self.app_class = type(app)
+        self.settings = settings
+        self.readiness = readiness
+        self.limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await self.app_class.__call__(self.fastapi, scope, receive, send)
+            return
+
+        stop_metrics, fault = None, self._check_runtime()
+        if not fault and (server := running_server()):
+            host, port = self.settings.metrics_host, self.settings.metrics_port
+            try:
+                stop_metrics = await metrics_server.start(server, host, port)
+            except OSError as error:
+                # Of "error while attempting to bind on address …: address already in use"
+                reason = str(error.strerror).rpartition(": ")[2]
+                fault = f"METRICS_HOST={host}, METRICS_PORT={port}: {reason}"
+                if self.settings.environment is Environment.DEVELOPMENT:
+                    logger.warning("No metrics: %s", fault)
+                    fault = None
+        if fault:
+            await send({"type": "lifespan.startup.failed", "message": fault})
+            raise RuntimeError(fault)
+
+        current_default_thread_limiter().total_tokens = self.settings.threads
+        sys.setswitchinterval(SWITCH_SECONDS)
+
+        async def send_and_follow(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._start_serving()
+            elif message["type"].startswith("lifespan.shutdown") and stop_metrics:
+                stop_metrics()
+            await send(message)
+
+        sampling = asyncio.create_task(metrics.sample(self.fastapi.version, self.limits))
+        try:
+            await self.app_class.__call__(self.fastapi, scope, receive, send_and_follow)
+        finally:
+            sampling.cancel()
+
+    def _check_runtime(self) -> str | None:
+        """Return the line that stops the start in production; elsewhere it is a warning."""
+        runtime = Runtime.current()
+        if runtime.parser is None and threading.current_thread() is not threading.main_thread():
+            logger.info("No server: a test client runs this on %s", runtime)
+            return None
+        fault = runtime.fault()
+        if fault and self.settings.environment is Environment.PRODUCTION:
+            return f"ENVIRONMENT=production {fault}"
+        if fault:
+            logger.warning("%s: %s", self.settings.environment, fault)
+        else:
+            logger.info("Runs on %s", runtime)
+        return None
+
+    def _start_serving(self) -> None:
+        self.readiness.availability = Availability.READY
+        server = running_server()
+        # A reload should be quick, and no load balancer waits for it.
+        if server and not server.config.should_reload:
+            drain_before_shutdown(server, announce=self._start_draining)
+
+    def _start_draining(self) -> None:
+        self.readiness.availability = Availability.DRAINING

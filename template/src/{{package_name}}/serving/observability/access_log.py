@@ -1,0 +1,120 @@
+"""Access log and metrics of completed requests and WebSockets."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import Scope
+
+from ..lifecycle.health import PATHS
+from ..settings import LEVELS, LogLevel
+from . import metrics
+from .logs import Log
+from .route_template import route_template
+
+LOGGER = f"{__package__}.access_log"
+METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "TRACE", "CONNECT"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What requests of the same method, route and status have in common."""
+
+    method: str
+    route: str
+    level: str | None
+    """The level of their lines; None for no line."""
+    observe: Callable[[float], None]
+
+
+class AccessLog:
+    """Measures and logs requests, all those of an iteration of the event loop together."""
+
+    def __init__(self, app: FastAPI, log: Log, log_level: LogLevel) -> None:
+        self._app = app
+        self._log = log
+        self._silent = LEVELS[: LEVELS.index(log_level)]
+        self._outcomes: dict[tuple[str, str, int], Outcome] = {}
+        self._waiting: list[tuple[Scope, int, float, int, Mapping[str, str]]] = []
+
+    def add(
+        self, scope: Scope, status: int, seconds: float, size: int, ids: Mapping[str, str]
+    ) -> None:
+        """Add a completed request; `size` is the length of its response body in bytes."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._waiting.append((scope, status, seconds, size, ids))
+
+    def flush(self) -> None:
+        """Measure and log what was added."""
+        waiting, self._waiting = self._waiting, []
+        now = datetime.now(UTC)
+        events = []
+        for scope, status, seconds, size, ids in waiting:
+            outcome = self._outcome(scope, status)
+            outcome.observe(seconds)
+            if outcome.level:
+                client = scope.get("client")
+                event = {
+                    "timestamp": now,
+                    "level": outcome.level,
+                    "logger": LOGGER,
+                    "event": "request",
+                    "method": outcome.method,
+                    "route": outcome.route,
+                    "status": status,
+                    "duration_ms": int(seconds * 1_000_000) / 1000,
+                    "bytes": size,
+                    "client": client[0] if client else None,
+                    **ids,
+                }
+                events.append(event)
+        if events:
+            self._log.write(events)
+
+    def add_websocket(
+        self,
+        scope: Scope,
+        status: int,
+        close_code: int | None,
+        seconds: float,
+        ids: Mapping[str, str],
+    ) -> None:
+        """Log a WebSocket that has ended; without a close code its handshake was refused."""
+        route = route_template(self._app, scope)
+        if close_code is not None:
+            metrics.WEBSOCKET_DURATION.labels(route, close_code).observe(seconds)
+        if "info" in self._silent:
+            return
+        client = scope.get("client")
+        event: dict[str, Any] = {
+            "timestamp": datetime.now(UTC),
+            "level": "info",
+            "logger": LOGGER,
+            "event": "websocket",
+            "route": route,
+            "status": status,
+            "close_code": close_code,
+            "duration_ms": int(seconds * 1_000_000) / 1000,
+            "client": client[0] if client else None,
+            **ids,
+        }
+        self._log.write([event])
+
+    def _outcome(self, scope: Scope, status: int) -> Outcome:
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        route = route_template(self._app, scope)
+        outcome = self._outcomes.get((method, route, status))
+        if outcome is None:
+            level = "warning" if status >= 500 else "info"
+            if route in PATHS and status < 400:  # most of the log, of little interest
+                level = "debug"
+            observe = metrics.DURATION.labels(method, route, status).observe
+            outcome = Outcome(method, route, None if level in self._silent else level, observe)
+            self._outcomes[method, route, status] = outcome
+        return outcome

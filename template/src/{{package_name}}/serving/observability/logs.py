@@ -1,0 +1,155 @@
+"""The log: one event a line, as JSON in staging and production, as text in development.
+
+All lines go through `logging`; the access log writes its own.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_json
+
+from ..asgi import request_id
+from ..process.shared import output_lock
+from ..settings import Environment, ServingSettings
+from .masking import Mask
+
+# Linux writes up to this many bytes to a pipe at once.
+PIPE_BUF = 4096
+# What a record has by itself; the rest was given as `extra`.
+RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
+OWN = ("timestamp", "level", "logger", "event", "exception")
+
+PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
+
+
+def configure(settings: ServingSettings) -> "Log":
+    """Send every line of this process to standard output, and none twice."""
+    render = as_text if settings.environment is Environment.DEVELOPMENT else as_json
+    log = Log(render, Mask(settings.log_masked))
+    log.addFilter(is_wanted)
+    root = logging.getLogger()
+    root.handlers = [*(other for other in root.handlers if not writes_to_console(other)), log]
+    root.setLevel(settings.log_level.upper())
+    logging.captureWarnings(True)
+    take_over("uvicorn", "uvicorn.error")
+    # Requests and WebSockets have lines of their own, without the query.
+    logging.getLogger("uvicorn.error").addFilter(is_not_handshake)
+    access = logging.getLogger("uvicorn.access")
+    access.handlers.clear()
+    access.propagate = False
+    return log
+
+
+def take_over(*names: str) -> None:
+    """Let the root logger decide what these loggers write, however they were configured."""
+    for name in names:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.NOTSET)
+
+
+def writes_to_console(handler: logging.Handler) -> bool:
+    """Tell whether a handler would write each line a second time."""
+    console = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    return isinstance(handler, Log) or getattr(handler, "stream", handler) in console
+
+
+def is_wanted(record: logging.LogRecord) -> bool:
+    """Drop what a library says below a warning, unless one of its loggers was given a level."""
+    if record.levelno >= logging.WARNING or "site-packages" not in record.pathname:
+        return True
+    if record.pathname.startswith(PACKAGE) or record.name.startswith(("uvicorn", "gunicorn")):
+        return True
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger and logger.parent:
+        if logger.level:
+            return True
+        logger = logger.parent
+    return False
+
+
+def is_not_handshake(record: logging.LogRecord) -> bool:
+    """Drop the line that uvicorn writes for each handshake of a WebSocket."""
+    return not str(record.msg).startswith('%s - "WebSocket %s"')
+
+
+class Log(logging.Handler):
+    """Writes events as lines to standard output."""
+
+    def __init__(self, render: Callable[[dict[str, Any]], bytes], mask: Mask) -> None:
+        super().__init__()
+        self.render = render
+        self.mask = mask
+        self.output = open(1, "wb", closefd=False)  # noqa: SIM115, it lives as long as the process
+        self.exclusive = output_lock()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record at once; `extra` and text are masked."""
+        try:
+            line = self.render(self._fields(record))
+            with self.exclusive:
+                self.output.write(line)
+                self.output.flush()
+        except Exception:
+            self.handleError(record)
+
+    def write(self, events: Iterable[dict[str, Any]]) -> None:
+        """Write events that hold nothing to be masked, with few system calls."""
+        lines = [self.render(event) for event in events]
+        size = 0
+        self.acquire()
+        try:
+            with self.exclusive:
+                for line in lines:
+                    size += len(line)
+                    if size > PIPE_BUF:
+                        self.output.flush()
+                        size = len(line)
+                    self.output.write(line)
+                self.output.flush()
+        finally:
+            self.release()
+
+    def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
+        fields: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": self.mask.text(record.getMessage().rstrip()),
+        }
+        ids = request_id.current()
+        extra = {name: value for name, value in vars(record).items() if name not in RECORD}
+        for name, value in self.mask.values(extra).items():
+            fields[f"extra_{name}" if name in OWN or name in ids else name] = value
+        fields |= ids
+        if record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+            fields["exception"] = self.mask.text(trace)
+        if record.stack_info:
+            fields["stack"] = self.mask.text(record.stack_info)
+        return fields
+
+
+def as_json(event: dict[str, Any]) -> bytes:
+    """Return a line of JSON, whatever the event holds."""
+    try:
+        return to_json(event, fallback=str, inf_nan_mode="strings") + b"\n"
+    except ValueError:  # a lone surrogate, a circle
+        plain = {name: ascii(value) for name, value in event.items()}
+        return to_json(plain | {"timestamp": event["timestamp"]}) + b"\n"
+
+
+def as_text(event: dict[str, Any]) -> bytes:
+    """Return a line for a terminal, and the trace below it."""
+    time, level, logger, what, *rest = event.items()
+    traces = [event[name] for name in ("stack", "exception") if event.get(name)]
+    words = [f"{time[1]:%H:%M:%S.%f}", f"{level[1].upper():7}", f"{logger[1]}:", what[1]]
+    words += [f"{name}={value}" for name, value in rest if value not in traces]
+    lines = [" ".join(words), *traces]
+    return "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")

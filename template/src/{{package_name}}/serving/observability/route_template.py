@@ -1,0 +1,47 @@
+"""The path of a route as it was declared: the label of a request in log and metrics."""
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.types import Scope
+
+UNMATCHED = "unmatched"
+
+
+def route_template(app: FastAPI, scope: Scope) -> str:
+    """Return the path such as `/orders/{id}`, mounts included; "unmatched" for no route.
+
+    Its values are bounded by what the application declares, whatever paths clients send.
+    """
+    context = scope.get("fastapi", {}).get("effective_route_context")
+    route = context or scope.get("route")
+    # A mount has moved what it matched from the path to the root path.
+    root = scope.get("app_root_path")
+    below = scope["root_path"][len(root) :] if root is not None else ""
+    if not below:
+        route = route or find_route(app.routes, scope)
+        return str(route.path_format) if route else UNMATCHED
+    prefix, routes = mount_template(app.routes, below)
+    if not isinstance(route, Mount):
+        route = route or find_route(routes, scope)
+    return prefix + (str(route.path_format) if route else "/{path}")
+
+
+def mount_template(routes: Sequence[BaseRoute], path: str) -> tuple[str, Sequence[BaseRoute]]:
+    """Return the declared form of the path of mounts, and the routes of the innermost."""
+    for mount in routes:
+        if isinstance(mount, Mount) and (found := mount.path_regex.match(f"{path}/")):
+            rest = found["path"].rstrip("/")
+            inner, routes_of_inner = mount_template(mount.routes, f"/{rest}") if rest else ("", ())
+            return mount.path + inner, routes_of_inner or mount.routes
+    return "", ()
+
+
+def find_route(routes: Sequence[BaseRoute], scope: Scope) -> Route | WebSocketRoute | None:
+    """Return the route of Starlette that has answered; its scope names the endpoint only."""
+    endpoint = scope.get("endpoint")
+    for route in routes if endpoint else ():
+        if isinstance(route, Route | WebSocketRoute) and route.endpoint is endpoint:
+            return route
+    return None

@@ -1,0 +1,1 @@
+"""What depends on the processes that run the service."""

@@ -1,0 +1,101 @@
+"""What the layer needs of the running uvicorn server, for which there is no public interface.
+
+All of it is here. tests/serving/test_uvicorn_server.py fails, and names what uvicorn has changed.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Awaitable, Callable
+from socket import socket
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope
+from uvicorn import Config, Server
+from uvicorn.server import ServerState
+
+logger = logging.getLogger("uvicorn.error")
+
+PARSERS = {
+    "uvicorn.protocols.http.httptools_impl": "httptools",
+    "uvicorn.protocols.http.h11_impl": "h11",
+}
+
+
+def running_server() -> Server | None:
+    """Return the uvicorn server of this process; None under a test client, which has none.
+
+    uvicorn handles SIGTERM with a method of its `Server`, from before the lifespan starts until
+    after it ends.
+    """
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return server if isinstance(server, Server) else None
+
+
+def parser_name(server: Server) -> str:
+    """Return the name of the HTTP parser, as the server resolved it from `auto`."""
+    module: str = server.config.http_protocol_class.__module__
+    return PARSERS.get(module, module)
+
+
+def before_shutdown(server: Server, drain: Callable[[], Awaitable[None]]) -> None:
+    """Make `server` await `drain` before it shuts down."""
+    shutdown = server.shutdown
+
+    async def drain_then_shutdown(sockets: list[socket] | None = None) -> None:
+        await drain()
+        await shutdown(sockets)
+
+    server.shutdown = drain_then_shutdown  # type: ignore[method-assign]
+
+
+def announce_close(server: Server) -> None:
+    """Send `Connection: close` with every response from here on."""
+    server.server_state.default_headers.append((b"connection", b"close"))
+
+
+async def listen(
+    server: Server, app: ASGIApp, host: str, port: int, *, reuse_port: bool
+) -> Callable[[], None]:
+    """Serve a second application on another port, in the process and event loop of `server`.
+
+    Returns what ends it. Raises `OSError` when the port is not available.
+    """
+    parser = server.config.http_protocol_class
+    config = Config(app, http=parser, lifespan="off", log_config=None, server_header=False)
+    config.proxy_headers = False
+    config.load()
+    protocol_class: Any = parser
+    state = ServerState()
+
+    def new_protocol() -> Any:
+        return protocol_class(config=config, server_state=state, app_state={})
+
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(new_protocol, host, port, reuse_port=reuse_port)
+    return listener.close
+
+
+def is_uvicorn(receive: Receive) -> bool:
+    """Tell whether uvicorn itself calls the application, not a test client or a middleware."""
+    owner = getattr(receive, "__self__", None)
+    return type(owner).__module__.startswith("uvicorn.protocols.")
+
+
+def is_forwarded(scope: Scope, receive: Receive) -> bool:
+    """Tell whether a proxy that uvicorn trusts (`--forwarded-allow-ips`) has named the client.
+
+    Then the client is the one of X-Forwarded-For. Its port is 0, which no TCP connection has,
+    unless the header names one: then the address differs from that of the connection.
+    """
+    client = scope.get("client")
+    if client is None or client[1] == 0:
+        return client is not None
+    transport = getattr(getattr(receive, "__self__", None), "transport", None)
+    peer = transport.get_extra_info("peername") if transport else None
+    return peer is not None and tuple(peer[:2]) != tuple(client)
+
+
+def log_exception(error: Exception) -> None:
+    """Log what an application has raised, in the words of uvicorn."""
+    logger.error("Exception in ASGI application\n", exc_info=error)

@@ -1,0 +1,21 @@
+"""What a pod's one process shares with no other: metrics and standard output."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+from prometheus_client import REGISTRY, CollectorRegistry
+
+SEVERAL_PROCESSES = False
+
+
+def registry() -> CollectorRegistry:
+    """Return the metrics of this process; prometheus_client adds those of the process itself."""
+    return REGISTRY
+
+
+def sample_process() -> None:
+    """Do nothing: prometheus_client samples the one process by itself."""
+
+
+def output_lock() -> AbstractContextManager[object]:
+    """Return a context in which no other process writes to standard output."""
+    return nullcontext()
