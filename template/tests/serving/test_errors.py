@@ -70,7 +70,7 @@ def test_the_document_of_the_api_knows_problems(client: TestClient) -> None:
     assert "HTTPValidationError" not in str(document)
 
 
-def test_a_handler_of_your_own_answers_what_nobody_else_does(app: FastAPI) -> None:
+def test_a_handler_of_the_service_answers_unhandled_errors(app: FastAPI) -> None:
     app.add_exception_handler(Exception, lambda _, __: Response("ours", 500))
 
     assert TestClient(app, raise_server_exceptions=False).get("/broken").text == "ours"

@@ -7,6 +7,8 @@ from fastapi.testclient import TestClient
 def test_live_and_ready_once_started(client: TestClient) -> None:
     assert client.get("/health/live").json() == {"status": "live"}
     assert client.get("/health/ready").json() == {"status": "ready"}
+    assert client.head("/health/live").status_code == 200
+    assert client.head("/health/ready").status_code == 200
 
 
 def test_live_but_not_ready_while_starting(app: FastAPI) -> None:

@@ -31,7 +31,9 @@ def test_requests_are_counted_by_the_whole_route_template(app: FastAPI) -> None:
     assert counted("GET", "/shops/{shop}/orders/{number}", 200) == before + 2
 
 
-def test_what_starlette_serves_by_itself_has_a_route_as_well(app: FastAPI, tmp_path: Path) -> None:
+def test_routes_of_starlette_and_mounts_are_labelled_as_declared(
+    app: FastAPI, tmp_path: Path
+) -> None:
     def hello(request: Request) -> PlainTextResponse:
         return PlainTextResponse("hello")
 
@@ -42,13 +44,15 @@ def test_what_starlette_serves_by_itself_has_a_route_as_well(app: FastAPI, tmp_p
     app.add_route("/plain/{name}", hello)
     app.mount("/static", StaticFiles(directory=tmp_path))
     app.mount("/inner", inner)
+    app.mount("/shops/{shop}", inner)
     asked = {
         "/plain/ann": ("/plain/{name}", 200),
         "/static/logo.svg": ("/static/{path}", 200),
         "/static/no.svg": ("/static/{path}", 404),
         "/inner/hello/ann": ("/inner/hello/{name}", 200),
         "/inner/files/logo.svg": ("/inner/files/{path}", 200),
-        "/inner/nowhere": ("unmatched", 404),
+        "/inner/nowhere": ("/inner/{path}", 404),
+        "/shops/7/hello/ann": ("/shops/{shop}/hello/{name}", 200),
     }
     before = [counted("GET", *told) for told in asked.values()]
 
@@ -60,7 +64,7 @@ def test_what_starlette_serves_by_itself_has_a_route_as_well(app: FastAPI, tmp_p
     assert after == [count + 1 for count in before]
 
 
-def test_paths_and_methods_that_nobody_declared_share_a_name(app: FastAPI) -> None:
+def test_undeclared_paths_and_methods_share_a_label(app: FastAPI) -> None:
     before = counted("GET", "unmatched", 404), counted("other", "unmatched", 404)
 
     client = TestClient(app)

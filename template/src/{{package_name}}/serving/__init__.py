@@ -15,12 +15,14 @@ from fastapi import FastAPI
 from .asgi import api_docs, errors
 from .asgi.deadlines import deadline
 from .asgi.limits import Limits
-from .asgi.middleware import ServingMiddleware, wrap
+from .asgi.middleware import ServingMiddleware
+from .asgi.websockets import WebSocketMiddleware
+from .asgi.wrap import wrap
 from .lifecycle import health
 from .lifecycle.lifespan import Lifespan
-from .lifecycle.readiness import Readiness
 from .observability import logs, tracing
 from .observability.access_log import AccessLog
+from .readiness import Readiness
 from .settings import Environment, ServingSettings, load
 
 __all__ = ["Environment", "ServingSettings", "deadline", "fastapi_options", "install", "load"]
@@ -28,11 +30,7 @@ __all__ = ["Environment", "ServingSettings", "deadline", "fastapi_options", "ins
 
 def fastapi_options(settings: ServingSettings) -> dict[str, Any]:
     """Return the arguments for `FastAPI()` that follow from `settings`."""
-    return {
-        "max_body_size": settings.max_body_bytes,
-        **api_docs.options(settings),
-        **tracing.options(),
-    }
+    return {**api_docs.options(settings), **tracing.options()}
 
 
 def install(app: FastAPI, settings: ServingSettings) -> Readiness:
@@ -48,9 +46,12 @@ def install(app: FastAPI, settings: ServingSettings) -> Readiness:
     errors.install(app)
     health.install(app, readiness)
     api_docs.install(app, settings)
-    if app.max_body_size is None:
-        app.max_body_size = settings.max_body_bytes
 
-    lifespan = Lifespan(app, settings, readiness, limits)
-    wrap(app, ServingMiddleware(app, lifespan, limits, AccessLog(app, log, settings.log_level)))
+    access_log = AccessLog(app, log, settings.log_level)
+    wrap(
+        app,
+        lifespan=lambda inner: Lifespan(inner, app, settings, readiness, limits),
+        http=lambda inner: ServingMiddleware(inner, app, limits, access_log),
+        websocket=lambda inner: WebSocketMiddleware(inner, limits, access_log),
+    )
     return readiness

@@ -67,31 +67,30 @@ def declared(scope: Scope) -> DeclaredDeadline | None:
 class Deadline:
     """The deadline of one request."""
 
-    __slots__ = (
-        *("deadlines", "scope", "started", "seconds", "cancel_scope", "task", "timer"),
-        *("expired", "stack"),
-    )
+    timer: asyncio.TimerHandle | None = None  # of a deadline of its own
+    expired = False
+    stack = ""
 
     def __init__(self, deadlines: "Deadlines", scope: Scope, started: float) -> None:
         self.deadlines = deadlines
         self.scope = scope
         self.started = started
         self.seconds: float | None = deadlines.seconds
-        self.cancel_scope = CancelScope()
+        self.cancel_scope = deadlines.cancel_scope_class()
         self.task = asyncio.current_task()
-        self.timer: asyncio.TimerHandle | None = None  # of a deadline of its own
-        self.expired = False
-        self.stack = ""
 
     def end(self) -> None:
         """Stop counting: the response has begun, or the request is over."""
         self.deadlines.waiting.pop(self, None)
+        self.scope.pop(SCOPE_KEY, None)  # which would be a reference cycle
         if self.timer:
             self.timer.cancel()
 
     def move(self, seconds: float | None) -> None:
         """Count to `seconds` after the start of the request instead."""
-        self.end()
+        self.deadlines.waiting.pop(self, None)
+        if self.timer:
+            self.timer.cancel()
         self.seconds = seconds
         if seconds is not None:
             left = self.started + seconds - perf_counter()
@@ -126,14 +125,17 @@ class Deadlines:
         self.waiting: dict[Deadline, None] = {}  # the oldest first
         self.timer: asyncio.TimerHandle | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.cancel_scope_class = CancelScope
 
     def begin(self, scope: Scope, started: float) -> Deadline:
         """Start the deadline of a request that began at `started`, of `perf_counter()`."""
-        deadline = scope[SCOPE_KEY] = Deadline(self, scope, started)
         loop = asyncio.get_running_loop()
         if loop is not self.loop:  # the first request, or another test client
             self.loop, self.timer = loop, None
+            # That of the event loop: `CancelScope()` looks for it each time.
+            self.cancel_scope_class = type(CancelScope())
             self.waiting.clear()
+        deadline = scope[SCOPE_KEY] = Deadline(self, scope, started)
         self.waiting[deadline] = None
         if self.timer is None:
             self.timer = loop.call_later(self.seconds, self.expire)

@@ -1,4 +1,4 @@
-"""Limits of a process: host names, concurrent requests and WebSockets, deadlines."""
+"""Limits of a process: host names, concurrency, body size, deadlines."""
 
 import re
 from collections.abc import Mapping
@@ -21,6 +21,7 @@ class Limits:
         self.in_flight = 0
         self.websockets_open = 0
         self.max_concurrency = settings.max_concurrency
+        self.max_body_bytes = settings.max_body_bytes
         self.deadlines = Deadlines(settings.request_timeout_seconds)
         self._hosts = frozenset(settings.allowed_hosts)
         self._domains = tuple(host[1:] for host in self._hosts if host.startswith("*."))

@@ -7,8 +7,10 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..observability.access_log import AccessLog
@@ -16,27 +18,11 @@ from ..uvicorn_server import is_uvicorn, log_exception
 from . import headers, request_id
 from .compression import Compressor, negotiate
 from .errors import problem
-from .limits import Limits
-from .websockets import WebSocketSession
+from .limits import Limits, is_health
 
+BODY_LIMIT_HEADERS = frozenset(PlainTextResponse("Content Too Large").raw_headers)
 # Logged when the client has closed its connection before the response was complete.
 CLIENT_CLOSED_REQUEST = 499
-
-
-def wrap(app: FastAPI, middleware: ASGIApp) -> None:
-    """Make each call of `app` go through `middleware`.
-
-    Middleware of `app` would run inside FastAPI's error handling, and middleware that is added
-    later would run outside of it: neither sees every response. So `app` gets a subclass of its
-    class whose `__call__`, the interface of ASGI, is the middleware.
-    """
-
-    async def call(_: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
-        await middleware(scope, receive, send)
-
-    app_class = type(app)
-    names = {"__call__": call, "__doc__": app_class.__doc__, "__module__": app_class.__module__}
-    app.__class__ = type(app_class.__name__, (app_class,), names)
 
 
 class ServingMiddleware:
@@ -46,135 +32,174 @@ class ServingMiddleware:
     """
 
     def __init__(
-        self, app: FastAPI, lifespan: ASGIApp, limits: Limits, access_log: AccessLog
+        self, app: ASGIApp, fastapi: FastAPI, limits: Limits, access_log: AccessLog
     ) -> None:
-        self.fastapi = app
-        app_class = type(app)
-        # Looked up with each call: instrumentation may replace it on the class.
-        self.app: ASGIApp = lambda *call: app_class.__call__(app, *call)
-        self.lifespan = lifespan
+        self.app = app
+        # A route with `max_body_size=` of its own sets another limit in the same counter.
+        self.app_with_body = RequestBodyLimitMiddleware(app, limits.max_body_bytes)
+        self.fastapi = fastapi
         self.limits = limits
         self.access_log = access_log
         self.cors: CORSMiddleware | None = None
-        self.ready = False
+        self.is_prepared = False
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if not self.is_prepared:
+            self.prepare()
+        if scope["method"] == "HEAD" and is_health(scope):
+            scope = {**scope, "method": "GET"}  # the server leaves out the body
+        return Exchange(self, scope, receive, send).run()
 
     def prepare(self) -> None:
         """Take over what was added to the application after `install`: its CORS middleware."""
-        self.ready = True
+        self.is_prepared = True
         for cls, args, kwargs in self.fastapi.user_middleware:
             if isinstance(cls, type) and issubclass(cls, CORSMiddleware):
                 self.cors = cls(self.app, *args, **kwargs)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await self.http(scope, receive, send)
-        elif scope["type"] == "websocket":
-            session = WebSocketSession(self.app, self.limits, self.access_log)
-            await session(scope, receive, send)
-        else:
-            await self.lifespan(scope, receive, send)
+    async def refuse(
+        self, refusal: HTTPException, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer with `refusal`, by the exception handlers of the application."""
 
-    async def http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        started = perf_counter()
-        if not self.ready:
-            self.prepare()
-        limits = self.limits
-        sent = dict(reversed(scope["headers"]))  # the first of a name wins, as in Starlette
-        ids = request_id.identify(scope, receive, sent)
-        token = request_id.bind(ids)
-        deadline = limits.deadlines.begin(scope, started)
-        status = size = 0
-        complete = client_left = False
-        compressor: Compressor | None = None
+        async def raise_refusal(scope: Scope, receive: Receive, send: Send) -> None:
+            raise refusal
 
-        async def receive_and_note() -> Message:
-            nonlocal client_left
-            message = await receive()
-            if message["type"] == "http.disconnect" and not complete:
-                client_left = True
-            return message
+        handlers: dict[Any, Any] = self.fastapi.exception_handlers
+        scope["app"] = self.fastapi
+        await ExceptionMiddleware(raise_refusal, handlers)(scope, receive, send)
 
-        def send_and_note(message: Message) -> Awaitable[None]:
-            nonlocal complete, size
-            if message["type"] == "http.response.body":
-                size += len(message.get("body", b""))
-                if not message.get("more_body", False) and not complete:
-                    complete = True
-                    log()
-            return send(message)
 
-        def send_processed(message: Message) -> Awaitable[None]:
-            nonlocal compressor, status
-            if message["type"] == "http.response.start":
-                if not status:
-                    status = message["status"]
-                    deadline.end()
-                    ids.update(request_id.span_ids())
-                message = headers.completed(message, ids["request_id"])
-                compressor = negotiate(scope, message)
-                if compressor:
-                    message = compressor.start(message)
-                if self.cors and b"origin" in sent:
-                    return self.send_with_cors(message, scope, send)
-            elif compressor and message["type"] == "http.response.body":
-                return compressor.send(message, send_and_note)
-            return send_and_note(message)
+class Exchange:
+    """One request and its response."""
 
-        def log() -> None:
-            logged = CLIENT_CLOSED_REQUEST if client_left else status or 500
-            self.access_log.add(scope, logged, perf_counter() - started, size, ids)
+    __slots__ = (
+        *("middleware", "scope", "receive_from_server", "send_to_server", "request_headers"),
+        *("started", "ids", "status", "size", "is_complete", "is_client_gone", "is_too_large"),
+        *("deadline", "compressor"),
+    )
 
+    def __init__(
+        self, middleware: ServingMiddleware, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.middleware = middleware
+        self.scope = scope
+        self.receive_from_server = receive
+        self.send_to_server = send
+        self.started = perf_counter()
+        # The first of a name wins, as in Starlette.
+        self.request_headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        self.ids = request_id.identify(scope, receive, self.request_headers)
+        self.deadline = middleware.limits.deadlines.begin(scope, self.started)
+        self.status = self.size = 0
+        self.is_complete = self.is_client_gone = self.is_too_large = False
+        self.compressor: Compressor | None = None
+
+    async def run(self) -> None:
+        """Answer the request."""
+        middleware, deadline, scope = self.middleware, self.deadline, self.scope
+        limits, sent = middleware.limits, self.request_headers
+        token = request_id.bind(self.ids)
         limits.in_flight += 1
         error: Exception | None = None
         try:
             try:
-                refusal = limits.refusal(scope, sent)
-                app = self.refusing(refusal) if refusal else self.app
                 with deadline.cancel_scope:
-                    await app(scope, receive_and_note, send_processed)
+                    if refusal := limits.refusal(scope, sent):
+                        await middleware.refuse(refusal, scope, self.receive, self.send)
+                    elif b"content-length" in sent or b"transfer-encoding" in sent:
+                        await middleware.app_with_body(scope, self.receive, self.send)
+                    else:
+                        await middleware.app(scope, self.receive, self.send)
             except Exception as raised:
                 error = raised
             finally:
                 limits.in_flight -= 1
                 deadline.end()
-            if deadline.expired and not status:
+            if deadline.expired and not self.status:
                 deadline.log(error)
                 error = None
                 timeout = HTTPException(504, headers={"Connection": "close"})
-                await self.refusing(timeout)(scope, receive_and_note, send_processed)
-            elif error and not status:
-                await problem(500)(scope, receive, send_processed)
-            if error and complete and is_uvicorn(receive):
+                await middleware.refuse(timeout, scope, self.receive, self.send)
+            elif error and not self.status:
+                await problem(500)(scope, self.receive, self.send)
+            if error and self.is_complete and is_uvicorn(self.receive_from_server):
                 log_exception(error)  # as uvicorn would, which closes the connection as well
             elif error:
                 raise error
         finally:
-            if not complete:
-                log()
-            if complete or not is_uvicorn(receive):  # uvicorn has a line to write
-                request_id.unbind(token)
+            if not self.is_complete:
+                self.log()
+            if self.is_complete or not is_uvicorn(self.receive_from_server):
+                request_id.unbind(token)  # else uvicorn has a line to write
+            del error
 
-    def refusing(self, refusal: HTTPException) -> ASGIApp:
-        """Return an application that answers with `refusal`, by the handlers of the service."""
+    async def receive(self) -> Message:
+        """Receive a message, and note when the client has gone."""
+        message = await self.receive_from_server()
+        if message["type"] == "http.disconnect" and not self.is_complete:
+            self.is_client_gone = True
+        return message
 
-        async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-            raise refusal
+    def send(self, message: Message) -> Awaitable[None]:
+        """Send a message of the application."""
+        if message["type"] == "http.response.start":
+            return self.start(message)
+        if self.is_too_large and self.is_complete:
+            return nothing()  # the body of the response that was replaced
+        if self.compressor and message["type"] == "http.response.body":
+            return self.compressor.send(message, self.send_part)
+        return self.send_part(message)
 
-        handlers: dict[Any, Any] = self.fastapi.exception_handlers
-        app = ExceptionMiddleware(refuse, handlers)
+    def start(self, message: Message) -> Awaitable[None]:
+        """Send the start of the response."""
+        if is_body_limit(message) and not self.is_too_large:
+            self.is_too_large = True
+            refusal = HTTPException(413)
+            return self.middleware.refuse(refusal, self.scope, self.receive, self.send)
+        if not self.status:
+            self.status = message["status"]
+            self.deadline.end()
+            self.ids.update(request_id.span_ids())
+        message = headers.completed(message, self.ids["request_id"])
+        self.compressor = negotiate(self.scope, message)
+        if self.compressor:
+            message = self.compressor.start(message)
+        if self.middleware.cors and b"origin" in self.request_headers:
+            return send_with_cors(self.middleware.cors, message, self.scope, self.send_to_server)
+        return self.send_to_server(message)
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["app"] = self.fastapi
-            await app(scope, receive, send)
+    def send_part(self, message: Message) -> Awaitable[None]:
+        """Send what follows the start, as it leaves."""
+        if message["type"] == "http.response.body":
+            self.size += len(message.get("body", b""))
+            if not message.get("more_body", False) and not self.is_complete:
+                self.is_complete = True
+                self.log()
+        return self.send_to_server(message)
 
-        return answer
+    def log(self) -> None:
+        """Measure and log the request."""
+        status = CLIENT_CLOSED_REQUEST if self.is_client_gone else self.status or 500
+        seconds = perf_counter() - self.started
+        self.middleware.access_log.add(self.scope, status, seconds, self.size, self.ids)
 
-    async def send_with_cors(self, start: Message, scope: Scope, send: Send) -> None:
-        """Send the start of a response with the headers of CORS, which errors lack otherwise."""
-        request_headers, names = Headers(scope=scope), {name.lower() for name, _ in start["headers"]}
-        is_allowed = self.cors and self.cors.is_allowed_origin(request_headers["origin"])
-        if self.cors and is_allowed and b"access-control-allow-origin" not in names:
-            await self.cors.send(start, send, request_headers)
-        else:
-            await send(start)
+
+def is_body_limit(start: Message) -> bool:
+    """Tell whether a response is the one of Starlette's body limit, which no handler sees."""
+    return start["status"] == 413 and BODY_LIMIT_HEADERS.issubset(start.get("headers", ()))
+
+
+async def nothing() -> None:
+    """Do nothing."""
+
+
+async def send_with_cors(cors: CORSMiddleware, start: Message, scope: Scope, send: Send) -> None:
+    """Send the start of a response with the headers of CORS, which errors lack otherwise."""
+    request_headers = Headers(scope=scope)
+    names = {name.lower() for name, _ in start["headers"]}
+    is_allowed = cors.is_allowed_origin(request_headers["origin"])
+    if is_allowed and b"access-control-allow-origin" not in names:
+        await cors.send(start, send, request_headers)
+    else:
+        await send(start)

@@ -14,15 +14,13 @@ from .limits import Limits
 NO_CLOSE_FRAME = 1006
 
 
-class WebSocketSession:
-    """One WebSocket, from its handshake to its end."""
+class WebSocketMiddleware:
+    """Runs around the application, so that each WebSocket is limited, measured and logged."""
 
     def __init__(self, app: ASGIApp, limits: Limits, access_log: AccessLog) -> None:
         self.app = app
         self.limits = limits
         self.access_log = access_log
-        self.status = 403  # of the handshake: an application that never accepts refuses
-        self.code: int | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
@@ -30,46 +28,45 @@ class WebSocketSession:
         ids = request_id.identify(scope, receive, headers)
         token = request_id.bind(ids)
         response_id = (b"x-request-id", ids["request_id"].encode())
+        status = 403  # of the handshake: an application that never accepts refuses
+        code: int | None = None
 
         async def receive_and_note() -> Message:
+            nonlocal code
             message = await receive()
-            if message["type"] == "websocket.disconnect" and self.code is None:
-                self.code = message.get("code", NO_CLOSE_FRAME)
+            if message["type"] == "websocket.disconnect" and code is None:
+                code = message.get("code", NO_CLOSE_FRAME)
             return message
 
         async def send_and_note(message: Message) -> None:
-            if message["type"] == "websocket.accept":
-                self.status = 101
+            nonlocal code, status
+            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+                status = message.get("status", 101)
                 message = {**message, "headers": [*message.get("headers", ()), response_id]}
-            elif message["type"] == "websocket.http.response.start":
-                self.status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), response_id]}
-            elif message["type"] == "websocket.close" and self.code is None:
-                self.code = message.get("code", 1000)
+            elif message["type"] == "websocket.close" and code is None:
+                code = message.get("code", 1000)
             await send(message)
 
         self.limits.websockets_open += 1
         try:
             if refusal := self.limits.refusal(scope, headers):
                 await receive_and_note()  # websocket.connect
-                await self.refuse(refusal, scope, receive, send_and_note)
+                await refuse(refusal, scope, receive, send_and_note)
             else:
                 await self.app(scope, receive_and_note, send_and_note)
         finally:
             self.limits.websockets_open -= 1
-            code = (self.code or NO_CLOSE_FRAME) if self.status == 101 else None
-            self.access_log.add_websocket(
-                scope, self.status, code, perf_counter() - started, {**ids, **request_id.span_ids()}
-            )
-            if self.code is not None or self.status != 101:  # else uvicorn may log an exception
+            if code is not None or status != 101:  # else uvicorn has an exception to log
                 request_id.unbind(token)
+            ids.update(request_id.span_ids())
+            ended = (code or NO_CLOSE_FRAME) if status == 101 else None
+            self.access_log.add_websocket(scope, status, ended, perf_counter() - started, ids)
 
-    async def refuse(
-        self, refusal: HTTPException, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        """Refuse the handshake with a problem, or with 403 where the server knows only that."""
-        if "websocket.http.response" in scope.get("extensions", {}):
-            response = problem(refusal.status_code, refusal.detail, headers=refusal.headers)
-            await response(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1013})
+
+async def refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse the handshake with a problem, or with 403 where the server knows only that."""
+    if "websocket.http.response" in scope.get("extensions", {}):
+        response = problem(refusal.status_code, refusal.detail, headers=refusal.headers)
+        await response(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": 1013})

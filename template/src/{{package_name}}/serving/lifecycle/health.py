@@ -4,24 +4,22 @@ from typing import Literal
 
 from fastapi import FastAPI, Response, status
 
-from .readiness import Availability, Readiness, Report
+from ..readiness import Availability, Readiness, Report
 
 PATHS = frozenset({"/health/live", "/health/ready"})
 
 
 def install(app: FastAPI, readiness: Readiness) -> None:
-    """Add `/health/live` and `/health/ready` to `app`, for GET and HEAD.
+    """Add `/health/live` and `/health/ready` to `app`.
 
     Both are coroutines, so that a full thread pool holds up neither.
     """
 
-    @app.head("/health/live", include_in_schema=False)
     @app.get("/health/live", tags=["health"])
     async def live() -> dict[Literal["status"], Literal["live"]]:
         """The process answers. It never asks a dependency: a restart would not mend one."""
         return {"status": "live"}
 
-    @app.head("/health/ready", include_in_schema=False)
     @app.get(
         "/health/ready",
         tags=["health"],

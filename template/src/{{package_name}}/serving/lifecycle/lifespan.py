@@ -7,14 +7,14 @@ import threading
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..asgi.limits import Limits
 from ..observability import metrics, metrics_server
+from ..readiness import Availability, Readiness
 from ..settings import Environment, ServingSettings
 from ..uvicorn_server import running_server
 from .drain import drain_before_shutdown
-from .readiness import Availability, Readiness
 from .runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -28,19 +28,20 @@ class Lifespan:
     """Checks the runtime before the application starts, and follows it until it is drained."""
 
     def __init__(
-        self, app: FastAPI, settings: ServingSettings, readiness: Readiness, limits: Limits
+        self,
+        app: ASGIApp,
+        fastapi: FastAPI,
+        settings: ServingSettings,
+        readiness: Readiness,
+        limits: Limits,
     ) -> None:
-        self.fastapi = app
-        self.app_class = type(app)
+        self.app = app
+        self.fastapi = fastapi
         self.settings = settings
         self.readiness = readiness
         self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await self.app_class.__call__(self.fastapi, scope, receive, send)
-            return
-
         stop_metrics, fault = None, self._check_runtime()
         if not fault and (server := running_server()):
             host, port = self.settings.metrics_host, self.settings.metrics_port
@@ -69,7 +70,7 @@ class Lifespan:
 
         sampling = asyncio.create_task(metrics.sample(self.fastapi.version, self.limits))
         try:
-            await self.app_class.__call__(self.fastapi, scope, receive, send_and_follow)
+            await self.app(scope, receive, send_and_follow)
         finally:
             sampling.cancel()
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from ..asgi import request_id
-from ..process.shared import output_lock
+from ..process.shared import OUTPUT_LOCK
 from ..settings import Environment, ServingSettings
 from .masking import Mask
 
@@ -87,13 +87,12 @@ class Log(logging.Handler):
         self.render = render
         self.mask = mask
         self.output = open(1, "wb", closefd=False)  # noqa: SIM115, it lives as long as the process
-        self.exclusive = output_lock()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record at once; `extra` and text are masked."""
         try:
             line = self.render(self._fields(record))
-            with self.exclusive:
+            with OUTPUT_LOCK:
                 self.output.write(line)
                 self.output.flush()
         except Exception:
@@ -105,7 +104,7 @@ class Log(logging.Handler):
         size = 0
         self.acquire()
         try:
-            with self.exclusive:
+            with OUTPUT_LOCK:
                 for line in lines:
                     size += len(line)
                     if size > PIPE_BUF:

@@ -23,9 +23,10 @@ def route_template(app: FastAPI, scope: Scope) -> str:
         route = route or find_route(app.routes, scope)
         return str(route.path_format) if route else UNMATCHED
     prefix, routes = mount_template(app.routes, below)
-    if not isinstance(route, Mount):
-        route = route or find_route(routes, scope)
-    return prefix + (str(route.path_format) if route else "/{path}")
+    route = route or find_route(routes, scope)
+    if route is None or isinstance(route, Mount):  # the mounted application has answered by itself
+        return f"{prefix}/{{path}}"
+    return f"{prefix}{route.path_format}"
 
 
 def mount_template(routes: Sequence[BaseRoute], path: str) -> tuple[str, Sequence[BaseRoute]]:

@@ -1,10 +1,12 @@
 """What a pod's one process shares with no other: metrics and standard output."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 from prometheus_client import REGISTRY, CollectorRegistry
 
 SEVERAL_PROCESSES = False
+# No other process writes to standard output.
+OUTPUT_LOCK = nullcontext()
 
 
 def registry() -> CollectorRegistry:
@@ -14,8 +16,3 @@ def registry() -> CollectorRegistry:
 
 def sample_process() -> None:
     """Do nothing: prometheus_client samples the one process by itself."""
-
-
-def output_lock() -> AbstractContextManager[object]:
-    """Return a context in which no other process writes to standard output."""
-    return nullcontext()

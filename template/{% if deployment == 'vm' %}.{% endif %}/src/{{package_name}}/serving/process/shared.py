@@ -62,7 +62,8 @@ class OutputLock(AbstractContextManager[None]):
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115, the workers inherit it
+        self._file, path = tempfile.mkstemp()
+        os.unlink(path)
 
     def __enter__(self) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_EX)
@@ -71,6 +72,5 @@ class OutputLock(AbstractContextManager[None]):
         fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
-def output_lock() -> AbstractContextManager[object]:
-    """Return a context in which no other worker writes to standard output."""
-    return OutputLock()
+# Made before the fork: no other worker writes to standard output within it.
+OUTPUT_LOCK = OutputLock()

@@ -1,0 +1,27 @@
+"""The place of the serving layer: around the whole application."""
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+def wrap(app: FastAPI, **middleware: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Make the calls of `app` for a type of scope, such as `http`, go through a middleware.
+
+    What `add_middleware` takes runs inside of FastAPI's error handling, and inside of middleware
+    that is added later: it would not see every response. So `app` gets a subclass of its class,
+    whose `__call__`, the interface of ASGI, calls the middleware.
+    """
+    app_class = type(app)
+
+    def call_application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return app_class.__call__(app, scope, receive, send)  # instrumentation may replace it
+
+    wrapped = {name: around(call_application) for name, around in middleware.items()}
+
+    async def call(_: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
+        await wrapped[scope["type"]](scope, receive, send)
+
+    names = {"__call__": call, "__doc__": app_class.__doc__, "__module__": app_class.__module__}
+    app.__class__ = type(app_class.__name__, (app_class,), names)
