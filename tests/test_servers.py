@@ -95,7 +95,7 @@ def gunicorn_with(project: Project, directory: Path, **config: str) -> dict[str,
     file = directory / "gunicorn.conf.py"
     file.write_text(
         f"exec(open('deploy/vm/gunicorn.conf.py').read())\n"
-        f"from {project.package}.serving.worker import ServingWorker\n"
+        f"from {project.package}.serving.process.worker import ServingWorker\n"
         f"class OtherWorker(ServingWorker):\n"
         f"    CONFIG_KWARGS = {{**ServingWorker.CONFIG_KWARGS, **{config!r}}}\n"
         f"worker_class = OtherWorker\n"
@@ -191,7 +191,7 @@ def test_the_check_command_reads_the_teams_own_settings(
     assert check()[0] == 0
 
 
-@pytest.mark.parametrize(("env", "threads"), [({}, 4), ({"THREADS": "3"}, 3)])
+@pytest.mark.parametrize(("env", "threads"), [({}, 40), ({"THREADS": "3"}, 3)])
 def test_threads_that_compute_leave_room_for_the_event_loop(
     project: Project, tmp_path: Path, env: dict[str, str], threads: int
 ) -> None:

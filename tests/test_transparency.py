@@ -51,7 +51,7 @@ app = create_app()
 app.mount("/told", told)
 """
 
-OURS = {"content-security-policy", "x-content-type-options", "x-request-id"}
+OURS = {"content-security-policy", "x-content-type-options", "x-request-id", "cache-control"}
 # What compression tells of itself.
 ENCODED = {"content-encoding", "content-length", "transfer-encoding", "vary", "accept-ranges"}
 

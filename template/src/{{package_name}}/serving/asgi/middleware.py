@@ -75,7 +75,7 @@ class Exchange:
 
     __slots__ = (
         *("middleware", "scope", "receive_from_server", "send_to_server", "request_headers"),
-        *("started", "ids", "status", "size", "is_complete", "is_client_gone", "is_too_large"),
+        *("started", "ids", "status", "size", "is_complete", "is_client_gone", "is_replaced"),
         *("deadline", "compressor"),
     )
 
@@ -92,7 +92,7 @@ class Exchange:
         self.ids = request_id.identify(scope, receive, self.request_headers)
         self.deadline = middleware.limits.deadlines.begin(scope, self.started)
         self.status = self.size = 0
-        self.is_complete = self.is_client_gone = self.is_too_large = False
+        self.is_complete = self.is_client_gone = self.is_replaced = False
         self.compressor: Compressor | None = None
 
     async def run(self) -> None:
@@ -116,11 +116,11 @@ class Exchange:
             finally:
                 limits.in_flight -= 1
                 deadline.end()
-            if deadline.expired and not self.status:
+            if deadline.expired and (error or not self.status):
                 deadline.log(error)
                 error = None
-                timeout = HTTPException(504, headers={"Connection": "close"})
-                await middleware.refuse(timeout, scope, self.receive, self.send)
+            if deadline.expired and not self.status:
+                await self.replace(timeout())
             elif error and not self.status:
                 await problem(500)(scope, self.receive, self.send)
             if error and self.is_complete and is_uvicorn(self.receive_from_server):
@@ -145,18 +145,18 @@ class Exchange:
         """Send a message of the application."""
         if message["type"] == "http.response.start":
             return self.start(message)
-        if self.is_too_large and self.is_complete:
-            return nothing()  # the body of the response that was replaced
+        if self.is_replaced and self.is_complete:
+            return nothing()  # the rest of the response that was replaced
         if self.compressor and message["type"] == "http.response.body":
             return self.compressor.send(message, self.send_part)
         return self.send_part(message)
 
     def start(self, message: Message) -> Awaitable[None]:
         """Send the start of the response."""
-        if is_body_limit(message) and not self.is_too_large:
-            self.is_too_large = True
-            refusal = HTTPException(413)
-            return self.middleware.refuse(refusal, self.scope, self.receive, self.send)
+        if message["status"] == 413 and is_body_limit(message) and not self.is_replaced:
+            return self.replace(HTTPException(413))
+        if message["status"] == 500 and self.deadline.expired and not self.is_replaced:
+            return self.replace(timeout())
         if not self.status:
             self.status = message["status"]
             self.deadline.end()
@@ -168,6 +168,11 @@ class Exchange:
         if self.middleware.cors and b"origin" in self.request_headers:
             return send_with_cors(self.middleware.cors, message, self.scope, self.send_to_server)
         return self.send_to_server(message)
+
+    def replace(self, refusal: HTTPException) -> Awaitable[None]:
+        """Answer with `refusal` instead of what the application or the framework would send."""
+        self.is_replaced = True
+        return self.middleware.refuse(refusal, self.scope, self.receive, self.send)
 
     def send_part(self, message: Message) -> Awaitable[None]:
         """Send what follows the start, as it leaves."""
@@ -187,7 +192,12 @@ class Exchange:
 
 def is_body_limit(start: Message) -> bool:
     """Tell whether a response is the one of Starlette's body limit, which no handler sees."""
-    return start["status"] == 413 and BODY_LIMIT_HEADERS.issubset(start.get("headers", ()))
+    return BODY_LIMIT_HEADERS.issubset(start.get("headers", ()))
+
+
+def timeout() -> HTTPException:
+    """Return the refusal of a request past its deadline; its body may not have been read."""
+    return HTTPException(504, headers={"Connection": "close"})
 
 
 async def nothing() -> None:

@@ -5,6 +5,7 @@ All lines go through `logging`; the access log writes its own.
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from .masking import Mask
 PIPE_BUF = 4096
 # What a record has by itself; the rest was given as `extra`.
 RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
+# Modules of uvicorn and websockets that implement the protocol.
+HANDSHAKE = re.compile(r"[/\\]websockets[/\\]")
 OWN = ("timestamp", "level", "logger", "event", "exception")
 
 PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
@@ -31,6 +34,7 @@ def configure(settings: ServingSettings) -> "Log":
     """Send every line of this process to standard output, and none twice."""
     render = as_text if settings.environment is Environment.DEVELOPMENT else as_json
     log = Log(render, Mask(settings.log_masked))
+    log.setLevel(settings.log_level.upper())
     log.addFilter(is_wanted)
     root = logging.getLogger()
     root.handlers = [*(other for other in root.handlers if not writes_to_console(other)), log]
@@ -46,12 +50,12 @@ def configure(settings: ServingSettings) -> "Log":
 
 
 def take_over(*names: str) -> None:
-    """Let the root logger decide what these loggers write, however they were configured."""
+    """Let the root logger write what these loggers say, however they were configured."""
     for name in names:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        logger.setLevel(logging.NOTSET)
+        logger.setLevel(logging.DEBUG)  # the handler has the level; uvicorn has one below this
 
 
 def writes_to_console(handler: logging.Handler) -> bool:
@@ -64,7 +68,7 @@ def is_wanted(record: logging.LogRecord) -> bool:
     """Drop what a library says below a warning, unless one of its loggers was given a level."""
     if record.levelno >= logging.WARNING or "site-packages" not in record.pathname:
         return True
-    if record.pathname.startswith(PACKAGE) or record.name.startswith(("uvicorn", "gunicorn")):
+    if record.pathname.startswith(PACKAGE):
         return True
     logger: logging.Logger | None = logging.getLogger(record.name)
     while logger and logger.parent:
@@ -75,8 +79,8 @@ def is_wanted(record: logging.LogRecord) -> bool:
 
 
 def is_not_handshake(record: logging.LogRecord) -> bool:
-    """Drop the line that uvicorn writes for each handshake of a WebSocket."""
-    return not str(record.msg).startswith('%s - "WebSocket %s"')
+    """Drop what uvicorn and websockets say of each handshake: the access log has a line."""
+    return record.levelno >= logging.WARNING or not HANDSHAKE.search(record.pathname)
 
 
 class Log(logging.Handler):

@@ -25,8 +25,8 @@ def route_template(app: FastAPI, scope: Scope) -> str:
     prefix, routes = mount_template(app.routes, below)
     route = route or find_route(routes, scope)
     if route is None or isinstance(route, Mount):  # the mounted application has answered by itself
-        return f"{prefix}/{{path}}"
-    return f"{prefix}{route.path_format}"
+        return prefix + "/{path}"
+    return prefix + str(route.path_format)
 
 
 def mount_template(routes: Sequence[BaseRoute], path: str) -> tuple[str, Sequence[BaseRoute]]:

@@ -1,0 +1,41 @@
+"""A server with those routes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from ..harness.project import Project
+from ..harness.server import Server, serve
+from .routes import ROUTES
+
+ServeRoutes = Callable[..., AbstractContextManager[Server]]
+
+
+@pytest.fixture(scope="module")
+def serve_routes(project: Project, tmp_path_factory: pytest.TempPathFactory) -> ServeRoutes:
+    """Start the service with those routes and settings; in one process, with a deadline of 1 s."""
+    directory = tmp_path_factory.mktemp("routes")
+    code = ROUTES.format(package=project.package, database=directory / "entries.sqlite")
+    (directory / "routes.py").write_text(code)
+    project.uv("pip", "install", "--quiet", "--target", str(directory), "python-multipart")
+
+    def start(**settings: str) -> AbstractContextManager[Server]:
+        env = {
+            "PYTHONPATH": str(directory),
+            "WEB_CONCURRENCY": "1",
+            "REQUEST_TIMEOUT_SECONDS": "1",
+            **settings,
+        }
+        log = Path(tmp_path_factory.mktemp("server") / "log")
+        return serve(project, log, "routes:app", env)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def server(serve_routes: ServeRoutes) -> Iterator[Server]:
+    """The service with those routes and default settings but for the deadline."""
+    with serve_routes() as server:
+        yield server
