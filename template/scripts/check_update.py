@@ -10,7 +10,7 @@ It reports:
 - lost edits: files with your edits that an update deleted or overwrote. Their content must still
   exist, under any name; --keep writes it below kept/. Once that is merged, delete it as you like.
 - answers that were edited by hand, and what a changed project_slug or package_name left behind
-- what scripts/check_update_*.py print
+- what scripts/checks/*.py print
 
 .copier-files.txt records what the template delivered, so edits are found in any commit. A merge is
 compared with each of its parents: a pull request has to contain what it keeps.
@@ -23,6 +23,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 from update_history import (
@@ -132,18 +133,27 @@ def edited_by_commits(name: str, before: Version, after: Version) -> bool:
 
 
 def overwritten(before: Version, after: Version) -> set[Edit]:
-    """The edited files that `copier recopy` made what the template delivers: an update never does
-    that to a file of the team's."""
-    had, has = files(before), files(after)
+    """The edited files that `copier recopy` replaced with the template's.
 
-    def reset(*owners: str) -> set[str]:
-        original = delivered(after, *owners).items()
-        return {name for name, blob in original if has.get(name) == blob != had.get(name, blob)}
+    An update never writes the team's files, so at least one of them has to be replaced.
+    """
+    now = delivered(after, "template", "team")
+    reset = {
+        edit
+        for edit in (Edit(*file) for file in files(before).items())
+        if edit.blob != now.get(edit.name) == files(after).get(edit.name, "")
+    }
+    edited = reset - ever_delivered() if reset else set()
+    teams = delivered(after, "team")
+    return edited if any(edit.name in teams for edit in edited) else set()
 
-    teams = reset("team")
-    before_it = delivered(before, "template")
-    edited = {name for name in reset("template") if had[name] != before_it.get(name, had[name])}
-    return {Edit(name, had[name]) for name in teams | edited} if teams else set()
+
+@cache
+def ever_delivered() -> set[Edit]:
+    """What the template delivered in any version, and so is no edit."""
+    records = {blobs(v.folder + DELIVERED).get(v.commit): v for v in history() if v.commit}
+    versions = [version for blob, version in records.items() if blob]
+    return {Edit(*file) for v in versions for file in delivered(v, "template", "team").items()}
 
 
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
@@ -191,7 +201,9 @@ def left_by_a_new_name(written: dict[str, str]) -> Iterator[str]:
                 continue
             used = re.compile(pattern.format(re.escape(old)), re.MULTILINE)
             for name in files(now):
-                if name.endswith(".py") and used.search("\n".join(lines(now, name))):
+                if name.startswith("kept/") or not name.endswith(".py"):
+                    continue
+                if used.search("\n".join(lines(now, name))):
                     yield f"{name}: it uses the name {old}, but {question} is {new} now"
 
 
@@ -199,8 +211,8 @@ def left_by_a_new_name(written: dict[str, str]) -> Iterator[str]:
 
 
 def further_checks() -> Iterator[str]:
-    """What the target's own checks print."""
-    for script in sorted((ROOT / "scripts").glob("check_update_*.py")):
+    """What the scripts below scripts/checks/ print."""
+    for script in sorted((ROOT / "scripts/checks").glob("*.py")):
         command = [sys.executable, str(script)]
         done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
         if done.returncode not in (0, 1):

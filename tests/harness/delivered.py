@@ -1,7 +1,7 @@
-"""The record of delivered files in each service: .copier-files.txt, which the gate reads.
+""".copier-files.txt, the record in each service of what the template delivered: the gate reads it.
 
-`python -m tests.harness.delivered` writes its template. Copier renders each file once more there,
-because Jinja can't read what Copier has written.
+`python -m tests.harness.delivered` writes its template, after a file was added, moved or removed.
+The template includes every other file, since Jinja can't read what Copier has rendered.
 """
 
 import re
@@ -14,8 +14,8 @@ RECORD = ".copier-files.txt"
 SOURCE = f"template/{RECORD}.jinja"
 
 HEAD = """\
-# Written by Copier, read by scripts/check_update.py: the answers and, by its git blob id, each file
-# as the template delivers it. Don't edit it.
+# Written by Copier, read by scripts/check_update.py: the answers, the floors of the requirements,
+# and each file as the template delivers it, by its git blob id. Don't edit it.
 {% macro delivered(owner, source) -%}
 {%- set path = caller() -%}
 {%- set text %}{% include "template/" ~ source ignore missing %}{% endset -%}
@@ -26,6 +26,10 @@ HEAD = """\
 {%- endmacro -%}
 {% for line in (_copier_answers | to_nice_yaml).splitlines() if not line.startswith("_") -%}
 answer {{ line }}
+{% endfor -%}
+{% set pyproject %}{% include "template/pyproject.toml.jinja" %}{% endset -%}
+{% for requirement in pyproject | regex_findall('^    "([^"]+>=[^"]+)"', multiline=True) -%}
+requires {{ requirement }}
 {% endfor -%}
 """
 EMPTY = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # the blob of every empty file
