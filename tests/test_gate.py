@@ -16,6 +16,7 @@ from .harness.project import Project
 from .harness.template import GIT_ENVIRONMENT, TARGETS, commit, git
 from .harness.update import update
 
+ANSWERS = ".copier-answers.yml"
 GATE = (sys.executable, "scripts/check_update.py")
 SILENT = (0, "")
 
@@ -236,7 +237,7 @@ def test_edits_do_not_go_with_a_file_that_the_template_gives_up(
     commit(newer, "a better name")
     git(newer, "tag", "v9999.1.0")
     project = copied("vm")
-    answers = project.path / ".copier-answers.yml"
+    answers = project.path / ANSWERS
     answers.write_text(answers.read_text().replace(str(template), str(newer)))
     commit(project.path, "copied from there")
     edit_and_add(project, "vm")
@@ -302,34 +303,44 @@ Update = Callable[[Project], None]
 
 
 @pytest.fixture(scope="module")
-def raise_timeout(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Update:
-    """An update that changes many files and deletes none."""
-    return recorded(render, tmp_path_factory.mktemp("raised"), request_timeout_seconds=60)
+def raised(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose last commit is an update that changes many files and deletes none."""
+    project = copy(render(deployment="vm"), tmp_path_factory.mktemp("raised") / "service")
+    update(project, VcsRef.CURRENT, request_timeout_seconds=60)
+    commit(project.path, "updated")
+    return project
 
 
 @pytest.fixture(scope="module")
-def switch(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Update:
-    """A switch to the other target."""
-    return recorded(render, tmp_path_factory.mktemp("switch"), deployment="kubernetes")
+def raise_timeout(raised: Project) -> Update:
+    """That update, on any project."""
+    return lambda project: repeat(raised, project)
 
 
-def recorded(render: Render, directory: Path, **data: object) -> Update:
-    """Update an untouched copy with Copier, and repeat in other projects what it did."""
-    done = copy(render(deployment="vm"), directory / "service")
-    update(done, VcsRef.CURRENT, **data)
-    commit(done.path, "updated")
+@pytest.fixture(scope="module")
+def switch(raised: Project, render: Render, tmp_path_factory: pytest.TempPathFactory) -> Update:
+    """A switch to the other target, with that update or without it."""
+    by_answers = {}
+    for start in (raised, render(deployment="vm")):
+        project = copy(start, tmp_path_factory.mktemp("switch") / "service")
+        answers = (start.path / ANSWERS).read_text()
+        update(project, VcsRef.CURRENT, deployment="kubernetes")
+        commit(project.path, "switched")
+        by_answers[answers] = project
+    return lambda project: repeat(by_answers[(project.path / ANSWERS).read_text()], project)
+
+
+def repeat(done: Project, project: Project) -> None:
+    """Do to a project what Copier did in the last commit of another: it leaves links alone."""
     deleted = git(done.path, "diff", "--name-only", "--diff-filter=D", "HEAD~").splitlines()
-    patch = directory / "patch"
-    patch.write_text(git(done.path, "diff", "--binary", "--diff-filter=d", "HEAD~"))
-
-    def again(project: Project) -> None:
-        for name in deleted:
-            (project.path / name).unlink(missing_ok=True)
-        root = Path(git(project.path, "rev-parse", "--show-toplevel").strip())
-        folder = git(project.path, "rev-parse", "--show-prefix").strip()
-        git(root, "apply", f"--directory={folder}", str(patch))
-
-    return again
+    for path in (project.path / name for name in deleted):
+        if not path.is_symlink():
+            path.unlink(missing_ok=True)
+    patch = done.path.with_name("patch")
+    patch.write_text(git(done.path, "diff", "--diff-filter=d", "HEAD~"))
+    top = git(project.path, "rev-parse", "--show-toplevel").strip()
+    folder = git(project.path, "rev-parse", "--show-prefix").strip()
+    git(Path(top), "apply", f"--directory={folder}", str(patch))
 
 
 def edited_in_the_commit_of_the_copy(project: Project, _: Update) -> None:
@@ -617,7 +628,7 @@ def test_a_lost_edit_on_the_branch_of_a_pull_request_is_found_in_its_merge(
 def test_an_answer_that_was_edited_by_hand_is_named(
     project: Project, question: str, old: str, new: str, updated: bool
 ) -> None:
-    answers = project.path / ".copier-answers.yml"
+    answers = project.path / ANSWERS
     text = answers.read_text()
     assert f"{question}: {old}\n" in text
     answers.write_text(text.replace(f"{question}: {old}\n", f"{question}: {new}\n"))
@@ -632,14 +643,14 @@ def test_an_answer_that_was_edited_by_hand_is_named(
 
 
 def test_answers_in_another_style_are_the_same(project: Project) -> None:
-    answers = project.path / ".copier-answers.yml"
+    answers = project.path / ANSWERS
     answers.write_text(answers.read_text().replace("'", '"') + "\n# a comment\n")
 
     assert gate(project) == SILENT
 
 
 def test_the_address_of_the_template_may_be_edited(project: Project) -> None:
-    answers = project.path / ".copier-answers.yml"
+    answers = project.path / ANSWERS
     answers.write_text(
         re.sub("_src_path: .*", "_src_path: https://example.com/t.git", answers.read_text())
     )
