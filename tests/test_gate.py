@@ -470,6 +470,14 @@ def renamed_in_a_squashed_update(project: Project, raise_timeout: Update) -> Non
     commit(project.path, "updated and renamed")
 
 
+def file_of_the_teams_deleted_in_a_squashed_update(project: Project, raise_timeout: Update) -> None:
+    write(project, "src/zebra_9_ledger/routes/large_response.py", OURS)
+    commit(project.path, "the team's work")
+    raise_timeout(project)
+    (project.path / "src/zebra_9_ledger/routes/large_response.py").unlink()
+    commit(project.path, "updated, and without the example")
+
+
 def update_reverted(project: Project, raise_timeout: Update) -> None:
     raise_timeout(project)
     commit(project.path, "updated")
@@ -484,6 +492,7 @@ def update_reverted(project: Project, raise_timeout: Update) -> None:
         edit_reverted,
         renamed_with_edits,
         renamed_in_a_squashed_update,
+        file_of_the_teams_deleted_in_a_squashed_update,
         update_reverted,
     ],
     ids=lambda do: do.__name__,

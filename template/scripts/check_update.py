@@ -103,10 +103,11 @@ def lost_edits() -> list[Edit]:
 
 
 def deleted(before: Version, after: Version) -> set[Edit]:
-    """The edited files that an update deleted."""
-    original = delivered(before, "template", "team")
+    """The edited files that an update deleted. It never deletes the team's."""
+    original = delivered(before, "template")
+    teams = delivered(before, "team") | delivered(after, "team")
     lost = set()
-    for name in files(before).keys() - files(after).keys():
+    for name in files(before).keys() - files(after).keys() - teams.keys():
         blob = files(before)[name]
         if blob != original[name] if name in original else edited_by_commits(name, before, after):
             lost.add(Edit(name, blob))
