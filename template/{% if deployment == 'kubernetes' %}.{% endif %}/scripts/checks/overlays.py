@@ -27,7 +27,7 @@ def reachable(directory: Path, seen: set[Path]) -> Iterator[Path]:
     seen.add(kustomization)
     yield kustomization
     text = kustomization.read_text(encoding="utf-8")
-    for name in re.findall(r"""^ *(?:- |- *path: |path: )["']?([^\s"':#]+)""", text, re.MULTILINE):
+    for name in re.findall(r"""^ *(?:- +)?(?:path: *)?["']?([^\s"'#]+)""", text, re.MULTILINE):
         path = (directory / name).resolve()
         if path.is_dir():
             yield from reachable(path, seen)
