@@ -23,6 +23,7 @@ from .harness.template import (
     render,
 )
 from .harness.update import Edits, Team, conflicts, tree, update
+from .test_manifests import kustomize, of_kind
 
 GATE = ("python3", "scripts/check_update.py")
 
@@ -251,6 +252,160 @@ def test_the_page_on_ownership_is_what_updates_do(
     told = {file: owner(file, project.package) for file in behaved}
     assert behaved == {f: "template" if who == "shared" else who for f, who in told.items()}
     assert set(told.values()) == {"team", "template", "shared"}
+
+
+# ── What goes wrong in an update, from every release: the gate says it ────────────────────────
+
+OTHER = {"kubernetes": "vm", "vm": "kubernetes"}
+OURS = "# ours"
+
+
+def of_target(project: Project, target: str) -> list[str]:
+    """Four files that only this target has, in every release."""
+    slug = project.answers["project_slug"]
+    return {
+        "kubernetes": [
+            "deploy/kubernetes/base/deployment.yaml",
+            "deploy/kubernetes/base/service.yaml",
+            "deploy/kubernetes/overlays/production/kustomization.yaml",
+            "deploy/kubernetes/overlays/staging/kustomization.yaml",
+        ],
+        "vm": [
+            "deploy/vm/compose.yaml",
+            "deploy/vm/gunicorn.conf.py",
+            f"deploy/vm/systemd/{slug}.service",
+            f"deploy/vm/systemd/{slug}.socket",
+        ],
+    }[target]
+
+
+def lost_edits(project: Project) -> list[str]:
+    """The files whose edits the gate misses."""
+    said = project.run(*GATE, check=False).stdout
+    return re.findall("^(.+): an update lost your edits", said, re.M)
+
+
+@every_target
+@every_release
+def test_edits_in_the_commits_of_a_copy_an_update_a_merge_and_a_move_are_found(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    project = copied(target, f"v{version}")
+    path, files = project.path, of_target(project, target)
+    first, second, third, fourth = files
+    Team(project).append(first, OURS)
+    git(path, "commit", "--quiet", "--all", "--amend", "--no-edit")
+    git(path, "switch", "--quiet", "--create", "update")
+    update(project, LATEST)
+    Team(project).append(second, OURS)
+    commit(path, "updated and edited, as a squashed pull request is")
+    git(path, "switch", "--quiet", "main")
+    Team(project).append("README.md", "Meanwhile.")
+    commit(path, "meanwhile")
+    git(path, "merge", "--quiet", "--no-ff", "--no-commit", "update")
+    Team(project).append(third, OURS)
+    commit(path, "merged and edited")
+    (path / "services/ledger").mkdir(parents=True)
+    for name in git(path, "ls-tree", "--name-only", "HEAD").splitlines():
+        git(path, "mv", name, f"services/ledger/{name}")
+    moved = Project(path / "services/ledger")
+    Team(moved).append(fourth, OURS)
+    commit(path, "moved and edited")
+    assert lost_edits(moved) == []
+
+    update(moved, VcsRef.CURRENT, deployment=OTHER[target])
+
+    assert lost_edits(moved) == files
+    commit(path, "switched")
+    assert lost_edits(moved) == files
+
+
+@every_target
+@every_release
+def test_an_update_that_switches_the_target_names_the_edited_files_alone(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    """The release before has no record of what it delivered."""
+    project = copied(target, f"v{version}")
+    _, file, *_ = of_target(project, target)
+    Team(project).append(file, OURS)
+    commit(project.path, "the team's work")
+
+    update(project, LATEST, deployment=OTHER[target])
+
+    assert lost_edits(project) == [file]
+
+
+@every_target
+def test_updates_through_all_releases_have_nothing_to_report(
+    copied: Callable[..., Project], target: str
+) -> None:
+    first, *others = [f"v{version}" for version in releases()]
+    project = copied(target, first)
+    for ref in [*others, LATEST]:
+        update(project, ref)
+        commit(project.path, f"updated to {ref}")
+
+    assert project.run(*GATE).stdout == ""
+
+
+@every_release
+def test_a_new_name_is_refused_with_what_it_leaves_behind(
+    copied: Callable[..., Project], version: str
+) -> None:
+    project = copied("vm", f"v{version}")
+
+    update(project, LATEST, project_slug="books", package_name="books")
+
+    gate = project.run(*GATE, check=False)
+    assert gate.returncode == 1
+    assert f"src/{project_package(NAME)}: package_name is books now: " in gate.stdout
+    assert "app.py: it uses the name zebra-9-ledger, but project_slug is books now" in gate.stdout
+
+
+def project_package(name: str) -> str:
+    return name.lower().replace(" ", "_")
+
+
+@every_target
+@every_release
+def test_a_target_that_was_edited_by_hand_is_refused(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    project = copied(target, f"v{version}")
+    answers = project.path / ".copier-answers.yml"
+    text = answers.read_text()
+    answers.write_text(text.replace(f"deployment: {target}", f"deployment: {OTHER[target]}"))
+    commit(project.path, "edited by hand")
+
+    update(project, LATEST)
+
+    gate = project.run(*GATE, check=False)
+    assert gate.returncode == 1
+    assert re.search(r"^src/\S+/serving/\S+: missing: ", gate.stdout, re.M)
+
+
+@every_release
+def test_an_overlay_that_was_renamed_or_added_has_a_hostname_or_the_gate_names_it(
+    copied: Callable[..., Project], version: str
+) -> None:
+    project = copied("kubernetes", f"v{version}")
+    overlays = "deploy/kubernetes/overlays"
+    git(project.path, "mv", f"{overlays}/staging", f"{overlays}/qa")
+    shutil.copytree(project.path / overlays / "production", project.path / overlays / "demo")
+    commit(project.path, "renamed and added")
+
+    update(project, LATEST)
+
+    said = project.run(*GATE, check=False).stdout
+    named = re.findall(r"^(\S+)/kustomization.yaml: HTTPRoute \S+ has no hostname", said, re.M)
+    wanted = []
+    for overlay in ("demo", "production", "qa"):
+        (route,) = of_kind("HTTPRoute", kustomize(project.path / overlays / overlay))
+        if not route["spec"].get("hostnames"):
+            wanted.append(f"{overlays}/{overlay}")
+    assert named == wanted
+    assert len(wanted) == (2 if version in ("0.1.0", "0.2.0") else 0)
 
 
 def test_the_contract_holds() -> None:

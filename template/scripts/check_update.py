@@ -1,115 +1,234 @@
-"""What an update from the template may leave behind: run this before you commit one; CI does too.
+"""Check what an update from the template left to do: before you commit it, and in CI.
 
     copier update
     python3 scripts/check_update.py
 
-It finds what is not decided yet: conflict markers, *.rej files, unmerged files. And it finds lost
-edits: a file that an update brings no more is deleted by Copier, whatever you had written into
-it. Its content has to be somewhere, in the commit of the update or in one after it; --keep puts
-it below kept/. Once that is merged it is yours to use and to delete.
+It reports:
 
-A commit that changes .copier-answers.yml counts as Copier's and any other as the team's, along
-the first parents: commit a copy, and an update, whole and before you edit what it brought.
+- conflicts: conflict markers, *.rej files, unmerged files. A file that shows markers as an example
+  is exempt with a line in .gitattributes: docs/merging.md conflict-marker-size=32
+- lost edits: files with your edits that an update deleted or overwrote. Their content must still
+  exist, under any name; --keep writes it below kept/. Once that is merged, delete it as you like.
+- answers that were edited by hand, and what a changed project_slug or package_name left behind
+- what scripts/checks/*.py print
 
-Exit status: 0 all is well, 1 there is something to do, 2 it can't be told.
+.copier-files.txt records what the template delivered, so edits are found in any commit. A merge is
+compared with each of its parents: a pull request has to contain what it keeps.
+
+Exit status: 0 nothing to do, 1 something to do, 2 the check itself failed.
 """
 
 import argparse
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
-from pathlib import Path
+from functools import cache
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-ANSWERS = ".copier-answers.yml"
-MARKER = re.compile(rb"^(?:<{7}|>{7}) ", re.MULTILINE)
+from update_history import (
+    ANSWERS,
+    DELIVERED,
+    ROOT,
+    WORK_TREE,
+    Version,
+    answers,
+    blobs,
+    delivered,
+    fields,
+    files,
+    git,
+    history,
+    is_update,
+    lines,
+    present,
+)
 
-
-def git(*arguments: str, stdin: bytes = b"") -> bytes:
-    """The output of a git command; raises `CalledProcessError`."""
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout  # noqa: S603
-
-
-def fields(output: bytes) -> list[str]:
-    """What a git command lists with -z."""
-    return os.fsdecode(output).split("\0")[:-1]
-
-
-def present() -> list[str]:
-    """The files that are under version control or could be; links are left out."""
-    listed = set(fields(git("ls-files", "-z", "--cached", "--others", "--exclude-standard")))
-    paths = {name: ROOT / name for name in sorted(listed)}
-    return [name for name, path in paths.items() if path.is_file() and not path.is_symlink()]
+MARKER = re.compile(rb"^(<{7,}|>{7,}) ", re.MULTILINE)
 
 
-def undecided() -> Iterator[str]:
-    """A line for each file that an update left for somebody to finish."""
+class Edit(NamedTuple):
+    """A file that the team has edited, and the blob with its content."""
+
+    name: str
+    blob: str
+
+
+# ── Conflicts ─────────────────────────────────────────────────────────────────────────────────
+
+
+def conflicts() -> Iterator[str]:
+    """A line for each file that an update left unfinished."""
     unmerged = {entry.split("\t")[1] for entry in fields(git("ls-files", "-z", "--unmerged"))}
     for name in present():
-        content = (ROOT / name).read_bytes()
         if name.endswith(".rej"):
             yield f"{name}: a change that found no place: make it by hand, then delete this file"
-        elif marker := MARKER.search(content):
+        elif line := first_marker(name):
             unmerged.discard(name)
-            line = content.count(b"\n", 0, marker.start()) + 1
             yield f"{name}:{line}: a conflict: choose, delete the markers, then git add {name}"
     for name in sorted(unmerged):
         yield f"{name}: unmerged: once it is as you want it, git add {name}"
 
 
-def states() -> Iterator[dict[str, str]]:
-    """The blobs of all files by path: of none, then after each commit, then as they are now."""
-    ancestry = ("--first-parent", "--parents", "--reverse", "--ignore-missing")  # none yet, perhaps
-    commits = git("rev-list", *ancestry, "HEAD").splitlines()
-    pairs = b"".join(b" ".join(commit.split()[:2]) + b"\n" for commit in commits)
-    changes = git("diff-tree", "--stdin", "--root", "--relative", "-r", "-z", stdin=pairs)
-    tree: dict[str, str] = {}
-    rest = iter(fields(changes))
-    for field in rest:
-        if not field.startswith(":"):  # another commit
-            yield tree.copy()
-        elif field.endswith("D"):
-            del tree[next(rest)]
-        else:
-            tree[next(rest)] = field.split()[3]
-    yield tree
-    names = present()
-    blobs = git("hash-object", "--", *names).decode().split()
-    yield dict(zip(names, blobs, strict=True))
+def first_marker(name: str) -> int | None:
+    """The number of the first line that is a conflict marker, of the size in .gitattributes."""
+    content = b"" if (ROOT / name).is_symlink() else (ROOT / name).read_bytes()
+    markers = list(MARKER.finditer(content))
+    if not markers or b"\0" in content:
+        return None
+    value = fields(git("check-attr", "-z", "conflict-marker-size", "--", name))[2]
+    size = int(value) if value.isdecimal() else 7
+    starts = [marker.start() for marker in markers if len(marker[1]) == size]
+    return content.count(b"\n", 0, starts[0]) + 1 if starts else None
 
 
-def lost() -> list[tuple[str, str]]:
-    """The files that went with an update, the team's edits in them: their paths and blobs."""
-    copiers: set[str] = set()
-    teams: set[str] = set()
-    gone: set[tuple[str, str]] = set()
-    for before, after in pairwise(states()):
-        written = {name for name, _ in after.items() - before.items()}
-        deleted = before.keys() - after.keys()
-        if ANSWERS in written:
-            gone |= {(name, before[name]) for name in copiers & teams & deleted}
-            copiers |= written
-        else:
-            teams |= written
-        copiers -= deleted
-        teams -= deleted
-        if gone:
-            somewhere = set(after.values())
-            gone = {(name, blob) for name, blob in gone if blob not in somewhere}
-    return sorted(gone)
+# ── Lost edits ────────────────────────────────────────────────────────────────────────────────
+
+
+def lost_edits() -> list[Edit]:
+    """The edits that an update lost and that no later version contains."""
+    pending: dict[Version, set[Edit]] = {}
+    for version, parents in reversed(history().items()):
+        lost = {edit for parent in parents for edit in pending[parent]}
+        for parent in parents:
+            if is_update(parent, version):
+                lost |= deleted(parent, version) | overwritten(parent, version)
+            elif version.commit == WORK_TREE:
+                lost |= overwritten(parent, version)
+        if lost:
+            contained = set(files(version).values())
+            lost = {edit for edit in lost if edit.blob not in contained}
+        pending[version] = lost
+    return sorted(lost)
+
+
+def deleted(before: Version, after: Version) -> set[Edit]:
+    """The edited files that an update deleted. It never deletes the team's."""
+    original = delivered(before, "template")
+    teams = delivered(before, "team") | delivered(after, "team")
+    lost = set()
+    for name in files(before).keys() - files(after).keys() - teams.keys():
+        blob = files(before)[name]
+        if blob != original[name] if name in original else edited_by_commits(name, before, after):
+            lost.add(Edit(name, blob))
+    return lost
+
+
+def edited_by_commits(name: str, before: Version, after: Version) -> bool:
+    """Whether an update and a commit of the team's wrote a file: for one that is not recorded, as
+    before release 0.5.0. If the target changes, a second update counts: it may contain edits."""
+    writers = {"update": 0, "team": 0}
+    versions, seen = [before], {before}
+    while versions:
+        version = versions.pop()
+        parents = history()[version]
+        blob = blobs(version.folder + name).get(version.commit)
+        if blob and all(blob != blobs(p.folder + name).get(p.commit) for p in parents):
+            by_update = all(is_update(parent, version) for parent in parents)
+            writers["update" if by_update else "team"] += 1
+        versions += set(parents) - seen
+        seen.update(parents)
+    targets = {answers(lines(version, ANSWERS)).get("deployment") for version in (before, after)}
+    edits = writers["team"] + (writers["update"] > 1 and len(targets) > 1)
+    return writers["update"] > 0 and edits > 0
+
+
+def overwritten(before: Version, after: Version) -> set[Edit]:
+    """The edited files that `copier recopy` replaced with the template's.
+
+    An update never writes the team's files, so at least one of them has to be replaced.
+    """
+    now = delivered(after, "template", "team")
+    reset = {
+        edit
+        for edit in (Edit(*file) for file in files(before).items())
+        if edit.blob != now.get(edit.name) == files(after).get(edit.name, "")
+    }
+    edited = reset - ever_delivered() if reset else set()
+    teams = delivered(after, "team")
+    return edited if any(edit.name in teams for edit in edited) else set()
+
+
+@cache
+def ever_delivered() -> set[Edit]:
+    """What the template delivered in any version, and so is no edit."""
+    records = {blobs(v.folder + DELIVERED).get(v.commit): v for v in history() if v.commit}
+    versions = [version for blob, version in records.items() if blob]
+    return {Edit(*file) for v in versions for file in delivered(v, "template", "team").items()}
+
+
+# ── Answers ───────────────────────────────────────────────────────────────────────────────────
+
+
+def wrong_answers() -> Iterator[str]:
+    """A line for each answer that the files don't follow."""
+    now = next(iter(history()))
+    written = answers(lines(now, ANSWERS))
+    if not written:  # the service doesn't follow the template any more
+        return
+    if DELIVERED not in files(now):
+        yield f"{DELIVERED}: missing, lost edits can't be found without it: get it back from git"
+        return
+    entries = (line.removeprefix("answer ") for line in lines(now, DELIVERED))
+    rendered = answers(entries)
+    for name in sorted(written.keys() | rendered.keys()):
+        if written.get(name) != rendered.get(name):
+            yield (
+                f"{ANSWERS}: {name} was edited by hand, the files don't follow it: put it back to "
+                f"{rendered.get(name)}, then copier update --vcs-ref=:current: -d {name}=…"
+            )
+    for name in delivered(now, "template"):
+        if name.startswith("src/") and name not in files(now):
+            yield f"{name}: missing: restore it, or undo an update with answers edited by hand"
+    yield from left_by_a_new_name(written)
+
+
+def left_by_a_new_name(written: dict[str, str]) -> Iterator[str]:
+    """A line for each thing of the team's that has the old `package_name` or `project_slug`."""
+    now = next(iter(history()))
+    updates = [(p, version) for version, parents in history().items() for p in parents]
+    earlier = [answers(lines(p, ANSWERS)) for p, version in updates if is_update(p, version)]
+    uses = {
+        "package_name": r"^\s*(?:from|import)\s+{}\b",
+        "project_slug": r"""\b(?:metadata|version|distribution)\(\s*["']{}["']""",
+    }
+    for question, pattern in uses.items():
+        new = written.get(question, "")
+        for old in sorted({each.get(question, new) for each in earlier} - {new}):
+            if question == "package_name" and any(
+                name.startswith(f"src/{old}/") for name in files(now)
+            ):
+                yield f"src/{old}: {question} is {new} now: git mv what is in it to src/{new}"
+                continue
+            used = re.compile(pattern.format(re.escape(old)), re.MULTILINE)
+            for name in files(now):
+                if name.startswith("kept/") or not name.endswith(".py"):
+                    continue
+                if used.search("\n".join(lines(now, name))):
+                    yield f"{name}: it uses the name {old}, but {question} is {new} now"
+
+
+# ── The command ───────────────────────────────────────────────────────────────────────────────
+
+
+def further_checks() -> Iterator[str]:
+    """What the scripts below scripts/checks/ print."""
+    for script in sorted((ROOT / "scripts/checks").glob("*.py")):
+        command = [sys.executable, str(script)]
+        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+        if done.returncode not in (0, 1):
+            done.check_returncode()
+        yield from done.stdout.decode(errors="replace").splitlines()
 
 
 def faults(keep: bool) -> Iterator[str]:
     """A line for each thing to do; `keep` does what it can."""
-    yield from undecided()
+    yield from conflicts()
+    yield from wrong_answers()
+    yield from further_checks()
     if git("rev-parse", "--is-shallow-repository") == b"true\n":
-        print("Lost edits can't be looked for, the history is shallow: git fetch --unshallow")
-        return
-    for name, blob in lost():
+        print("Older lost edits can't be found, the history is shallow: git fetch --unshallow")
+    for name, blob in lost_edits():
         if keep:
             copy = ROOT / "kept" / name
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +236,7 @@ def faults(keep: bool) -> Iterator[str]:
                 file.write(git("cat-file", "blob", blob))
             print(f"{name}: now kept/{name}, commit it with the update")
         else:
-            yield f"{name}: your edits went with an update: --keep puts them below kept/"
+            yield f"{name}: an update lost your edits: --keep writes them below kept/"
 
 
 def main() -> int:
@@ -125,11 +244,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--keep", action="store_true", help="put lost edits below kept/")
+    parser.add_argument("--keep", action="store_true", help="write lost edits below kept/")
     try:
         found = list(faults(parser.parse_args().keep))
     except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", b"").decode(errors="replace").partition("\n")[0]
+        said = (getattr(error, "stderr", b"") or b"").decode(errors="replace").partition("\n")[0]
         print(f"{parser.prog}: {said or error}", file=sys.stderr)
         return 2
     for fault in found:

@@ -1,0 +1,81 @@
+"""Check that each overlay says for which hostname its HTTPRoute or Ingress is.
+
+Without one it matches every host. Overlays of the template say it in `environment/`; one that you
+renamed or added before it had a route doesn't.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+OVERLAYS = ROOT / "deploy/kubernetes/overlays"
+EXEMPT = "# for every hostname"
+# Per kind: how a JSON patch and how a manifest set the hostname.
+HOSTNAMES = {
+    "HTTPRoute": ("/spec/hostnames", r"^ *hostnames:"),
+    "Ingress": ("/spec/rules/0/host", r"^ *(?:- )?host:"),
+}
+
+
+def reachable(directory: Path, seen: set[Path]) -> Iterator[Path]:
+    """The files that a kustomization is made of, its own among them."""
+    kustomization = directory / "kustomization.yaml"
+    if kustomization in seen or not kustomization.is_file():
+        return
+    seen.add(kustomization)
+    yield kustomization
+    text = kustomization.read_text(encoding="utf-8")
+    for name in re.findall(r"""^ *(?:- +)?(?:path: *)?["']?([^\s"'#]+)""", text, re.MULTILINE):
+        path = (directory / name).resolve()
+        if path.is_dir():
+            yield from reachable(path, seen)
+        elif path.is_file() and path not in seen:
+            seen.add(path)
+            yield path
+
+
+def documents(paths: list[Path]) -> Iterator[str]:
+    """The YAML documents of files, without comments."""
+    for path in paths:
+        text = re.sub(r"(?:^| )#.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        yield from re.split(r"^---.*$", text, flags=re.MULTILINE)
+
+
+def name_of(document: str) -> str:
+    """The `metadata.name` of a manifest."""
+    metadata = re.search(r"^ *metadata:\n((?: +.*\n)+)", document, re.MULTILINE)
+    name = re.search(r"^ +name: *(\S+)", metadata[1] if metadata else "", re.MULTILINE)
+    return name[1] if name else ""
+
+
+def routes_without_hostname(overlay: Path) -> Iterator[tuple[str, str]]:
+    """The kind and name of each route that an overlay leaves open for every host."""
+    found = list(documents(list(reachable(overlay, set()))))
+    for kind, (patch, field) in HOSTNAMES.items():
+        manifests = [each for each in found if re.search(rf"^ *kind: {kind}$", each, re.MULTILINE)]
+        routes = {name_of(each) for each in manifests if re.search(r"^spec:", each, re.MULTILINE)}
+        deleted = {name_of(each) for each in manifests if "$patch: delete" in each}
+        named = {name_of(each) for each in manifests if re.search(field, each, re.MULTILINE)}
+        if not any(patch in each for each in found):
+            yield from ((kind, name) for name in sorted(routes - named - deleted))
+
+
+def faults() -> Iterator[str]:
+    """A line for each of them."""
+    for path in sorted(OVERLAYS.rglob("kustomization.yaml")):
+        text = path.read_text(encoding="utf-8")
+        if re.search("^kind: Component$", text, re.MULTILINE) or EXEMPT in text:
+            continue
+        for kind, name in routes_without_hostname(path.parent):
+            yield (
+                f"{path.relative_to(ROOT)}: {kind} {name} has no hostname, it matches every host: "
+                f"set one as overlays/production/environment does, or add the comment `{EXEMPT}`"
+            )
+
+
+if __name__ == "__main__":
+    found = list(faults())
+    print("".join(f"{fault}\n" for fault in found), end="")
+    sys.exit(1 if found else 0)
