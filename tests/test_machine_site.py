@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .harness import debian, network
-from .harness.machine import PACKAGES
+from .harness.machine import DEBIAN_12, DEBIAN_13, PACKAGES, Debian
 from .harness.project import Project
 from .harness.service import Service
 
@@ -157,9 +157,9 @@ def certify(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize(("suite", "packages"), [("bookworm", PACKAGES), ("trixie", ("nginx",))])
+@pytest.mark.parametrize("release", [DEBIAN_12, DEBIAN_13], ids=lambda release: release.suite)
 def test_each_nginx_takes_the_site(
-    watched: Project, tmp_path: Path, suite: str, packages: tuple[str, ...], tls: bool
+    watched: Project, tmp_path: Path, release: Debian, tls: bool
 ) -> None:
     slug = watched.answers["project_slug"]
     nginx, source = tmp_path / "etc/nginx", watched.path / "deploy/vm/nginx"
@@ -172,7 +172,7 @@ def test_each_nginx_takes_the_site(
         certify(tmp_path / "etc" / slug / "tls")
 
     check = "rm /etc/nginx/sites-enabled/default && nginx -t"
-    done = debian.run_in(debian.tree(suite, packages), tmp_path, "sh", "-c", check)
+    done = debian.run_in(debian.tree(release.suite, PACKAGES), tmp_path, "sh", "-c", check)
 
     assert done.returncode == 0, done.stdout
     assert "warn" not in done.stdout

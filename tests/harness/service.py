@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import machine
 from .load import Load, Tally
-from .machine import Machine
+from .machine import DEBIAN_13, Debian, Machine
 from .project import Project, find_python
 
 ROUTES = """
@@ -142,14 +141,14 @@ class Service:
         return asyncio.run(load())
 
 
-def prepare(project: Project, directory: Path) -> Project:
+def prepare(project: Project, directory: Path, release: Debian = DEBIAN_13) -> Project:
     """A copy of a rendered project with the routes above, locked; uv's cache has what it takes.
 
     Raises `LookupError` when this machine lacks the Python of the machine that will run it.
     """
-    python = find_python(machine.PYTHON)
+    python = find_python(release.python)
     if python is None:
-        raise LookupError(f"there is no Python {machine.PYTHON}")
+        raise LookupError(f"there is no Python {release.python}")
     left_out = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache")
     shutil.copytree(project.path, directory, ignore=left_out)
     prepared = Project(directory, python)
