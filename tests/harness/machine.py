@@ -154,11 +154,12 @@ class Machine:
         )
         options = ("--boot", "--register=no", "--keep-unit", "--private-network", "--console=pipe")
         apart = ("--resolv-conf=off", "--timezone=off", "--link-journal=no")
+        firewall = ("--system-call-filter=bpf",)  # what its systemd does IPAddressDeny= with
         shell = (*ALONE, "sh", "-c", BOOT, self.name, self._tree, self._directory)
         console = self._directory / "console"
         with console.open("ab") as file:
             self._process = subprocess.Popen(
-                [*shell, *options, *apart, *binds, *KERNEL],
+                [*shell, *options, *apart, *firewall, *binds, *KERNEL],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
