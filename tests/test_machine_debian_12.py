@@ -31,7 +31,7 @@ def test_installs_on_the_python_of_that_debian(older: Service) -> None:
 
     assert older.version == "1"
     assert older.machine.run(python, "--version").stdout.startswith(f"Python {DEBIAN_12.python}.")
-    assert "VERSION_ID=\"12\"" in older.machine.run("cat", "/etc/os-release").stdout
+    assert 'VERSION_ID="12"' in older.machine.run("cat", "/etc/os-release").stdout
 
 
 def test_deploy_and_rollback_under_load_lose_no_request(older: Service) -> None:

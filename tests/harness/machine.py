@@ -22,7 +22,6 @@ from .images import CERTIFICATES, CommandFailed
 from .project import UV
 
 
-
 @dataclass(frozen=True)
 class Debian:
     """A release of Debian that hosts run."""
