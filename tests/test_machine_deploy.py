@@ -130,6 +130,7 @@ def test_a_dry_run_on_a_new_host_changes_nothing(bare: Service) -> None:
 
     assert status == 0
     assert any(line.startswith("user ") for line in lines), lines
+    assert "python     3.13; tested on 3.13 3.11" in lines, lines
     assert any(line.startswith("release ") for line in lines), lines
     assert files(bare.machine) == before
 
@@ -272,6 +273,20 @@ def test_a_wrong_setting_is_a_line_that_names_it(serving: Serving, setting: str)
     assert_still_serves(service, *before)
 
 
+def test_a_python_that_is_not_tested_is_a_line(serving: Serving) -> None:
+    service, *before = serving
+    service.edit("deploy/vm/deploy", r"^readonly pythons=\(.*?\)", "readonly pythons=(3.12)")
+
+    for options in ([], ["--dry-run"]):
+        status, lines = service.deploy(*options, check=False)
+        assert status == 1
+        assert lines == [
+            "deploy: the Python of this host is 3.13, the service is tested on 3.12:"
+            " take a Debian 13 or 12, or add 3.13 to pythons in deploy/vm/deploy and test on it"
+        ]
+    assert_still_serves(service, *before)
+
+
 def test_a_key_that_nginx_can_not_use_is_a_line(serving: Serving) -> None:
     service, *before = serving
     tls = f"/etc/{service.slug}/tls"
@@ -295,6 +310,71 @@ def certificate(service: Service) -> None:
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     out = ("-keyout", f"{tls}/privkey.pem", "-out", f"{tls}/fullchain.pem")
     service.machine.run("openssl", "req", "-x509", *key, *out, "-subj", "/CN=localhost")
+
+
+NEEDS_RIGHTS = """
+import mmap  # noqa: E402
+
+mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)  # as numba does
+VERSION = f"{os.environ['FROM_REPOSITORY']} and {os.environ['FROM_HOST']}"
+"""
+
+
+def test_stand_in_has_the_rights_of_repository_and_host(serving: Serving) -> None:
+    """A version that needs them is refused without them and serves with them."""
+    service, *before = serving
+    app = service.machine.root / service.path.lstrip("/") / f"src/{service.package}/app.py"
+    app.write_text(app.read_text() + NEEDS_RIGHTS)
+    status, lines = service.deploy(check=False)
+    assert status == 1
+    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ goes on serving", lines[-1])
+    assert_still_serves(service, *before)
+
+    override = f"/etc/systemd/system/{service.unit}.d/override.conf"  # of `systemctl edit`
+    service.machine.run(
+        *("install", "-D", "/dev/stdin", override),
+        given="[Service]\nEnvironment=FROM_HOST=host\n",
+    )
+    service.rights(
+        "[Service]\nMemoryDenyWriteExecute=false\nEnvironment=FROM_REPOSITORY=repository\n"
+    )
+    tally = service.under_load(service.deploy, requests=2_000)
+
+    assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
+    assert service.version == "repository and host"
+    assert not service.machine.run("find", "/run/systemd/system", "-name", "*-next*").stdout
+    assert service.deploy()[1][-1].endswith("serves already")
+    service.deploy("--rollback")
+    assert_still_serves(service, before[0], master(service))
+    service.machine.run("rm", override)
+
+
+def test_addresses_that_are_not_allowed_are_not_reached(serving: Serving) -> None:
+    """By the kernel, once rights.conf has both lines; the metrics of this host are scraped."""
+    service, *before = serving
+    service.machine.run("systemd-run", "--unit=backend", "python3", "-m", "http.server", "8123")
+    reached = "/reach?port=8123&address="
+    service.machine.wait_until(lambda: service.ask(reached + "127.0.0.2") == "true", "reached")
+    service.rights("[Service]\nIPAddressAllow=127.0.0.1\n")
+    status, lines = service.deploy(check=False)
+    assert (status, lines) == (
+        1,
+        [
+            "deploy: deploy/vm/systemd/rights.conf: IPAddressAllow= refuses nothing without"
+            " IPAddressDeny=any"
+        ],
+    )
+
+    service.rights("[Service]\nIPAddressDeny=any\nIPAddressAllow=127.0.0.1\n")
+    service.deploy()
+
+    assert service.ask(reached + "127.0.0.1") == "true"
+    assert service.ask(reached + "127.0.0.2") == "false"
+    assert "process_" in service.machine.run("curl", "--silent", "127.0.0.1:9090/metrics").stdout
+    service.deploy("--rollback")
+    assert service.ask(reached + "127.0.0.2") == "true"
+    assert_still_serves(service, before[0], master(service))
+    service.machine.run("systemctl", "stop", "backend")
 
 
 def test_a_full_disk_is_a_line(serving: Serving) -> None:

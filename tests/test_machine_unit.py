@@ -1,5 +1,6 @@
 """The service's unit on a booted Debian: what it says when it can't start, and a reboot."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -85,6 +86,31 @@ def test_a_taken_metrics_port_is_one_line(mended: Service, machine: Machine) -> 
 
     assert any("METRICS_PORT=9090: " in line for line in lines), lines
     assert not any("Traceback" in line for line in lines), lines
+
+
+def test_printed_line_is_in_the_journal_while_the_service_runs(installed: Service) -> None:
+    installed.ask("/print?text=printed-4711")
+
+    installed.machine.wait_until(
+        lambda: "printed-4711" in installed.machine.journal(installed.unit), "printed"
+    )
+
+
+def test_home_is_writable_and_private(installed: Service, machine: Machine) -> None:
+    file = installed.ask("/cache").strip('"')
+
+    assert file == "/tmp/.cache/orders/entry"
+    assert machine.run("ls", file, check=False).returncode != 0, "the host's /tmp has no such file"
+
+
+def test_memory_and_tasks_are_bounded_by_the_size_of_the_host(
+    installed: Service, machine: Machine
+) -> None:
+    host = int(re.findall(r"^MemTotal: +(\d+) kB", machine.run("cat", "/proc/meminfo").stdout)[0])
+    threads = int(machine.run("cat", "/proc/sys/kernel/threads-max").stdout)
+
+    assert host * 1024 * 0.89 < int(machine.show(installed.unit, "MemoryMax")) < host * 1024 * 0.91
+    assert 0 < int(machine.show(installed.unit, "TasksMax")) <= threads / 10
 
 
 def test_where_nothing_can_be_written_it_serves_reloads_and_restarts(

@@ -43,7 +43,7 @@ def wire(project: Project, host: Machine) -> None:
 def test_on_a_vm(template: Path, tmp_path: Path) -> None:
     if missing := machine.missing_tools():
         pytest.skip(f"no machine without {', '.join(missing)}")
-    python = find_python(machine.PYTHON)
+    python = find_python(machine.DEBIAN_13.python)
     assert python, "uv's cache is to hold what that Debian's Python takes"
     project = newcomer(tmp_path, template, HOST=HOST, UV_PYTHON=python)
 

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,9 +75,12 @@ def rules_directives(text: str) -> Iterator[str]:
     yield from re.findall(r"^ +- ((?:alert|record): \S+)$", text, re.MULTILINE)
 
 
+def reader(file: Path) -> Callable[[str], Iterator[str]] | None:
+    """What reads the directives of a file: a drop-in of systemd ends in .conf like a site."""
+    return unit_directives if file.parent.name == "systemd" else READERS.get(file.suffix)
+
+
 READERS = {
-    ".service": unit_directives,
-    ".socket": unit_directives,
     ".conf": nginx_directives,
     ".py": gunicorn_directives,
     ".yml": rules_directives,
@@ -87,15 +90,15 @@ READERS = {
 def differences(page: str, directory: Path) -> Iterator[str]:
     """What a page says wrongly of the files in deploy/vm, and what it leaves out."""
     told = rows(page)
-    read = {
-        str(file.relative_to(directory)): list(READERS[file.suffix](file.read_text()))
+    directives = {
+        str(file.relative_to(directory)): list(read(file.read_text()))
         for file in sorted(directory.rglob("*"))
-        if file.suffix in READERS
+        if (read := reader(file))
     }
-    for file in told.keys() | read.keys():
+    for file in told.keys() | directives.keys():
         exact = Counter(row for row in told.get(file, []) if "…" not in row)
         patterns = [row for row in told.get(file, []) if "…" in row]
-        left = Counter(read.get(file, []))
+        left = Counter(directives.get(file, []))
         for row in (exact - left).elements():
             yield f"{file}: `{row}` is not there"
         left -= exact

@@ -248,6 +248,40 @@ def test_what_trivy_finds_stops_it_and_what_it_lets_through_has_a_reason(
     assert (path / config["ignorefile"]).is_file()
 
 
+# ── The Python that runs is one that is tested ────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("image", PYTHONS)
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_ci_tests_on_each_python_that_deploy_accepts_and_on_that_of_the_image(
+    render: Render, ci: str, image: str
+) -> None:
+    path = render(deployment="vm", ci=ci, python_version=image).path
+    [accepted] = re.findall(
+        r"^readonly pythons=\((.+)\)", (path / "deploy/vm/deploy").read_text(), re.M
+    )
+    if ci == "github":
+        found = jobs(path / ".github/workflows/ci.yml")
+        tested = [step["with"]["python-version"] for step in setup_uv(found["test"])]
+        [matrix] = [step["with"]["python-version"] for step in setup_uv(found["hosts"])]
+        assert matrix == "${{ matrix.python }}"
+        tested += found["hosts"]["strategy"]["matrix"]["python"]
+        assert found["hosts"]["steps"][-1]["run"] == "make test"
+    else:
+        pipeline = yaml.safe_load((path / ".gitlab-ci.yml").read_text())
+        tested = re.findall(r"-python([\d.]+)-", pipeline["default"]["image"])
+        assert "-python$PYTHON-" in pipeline["hosts"]["image"]
+        [matrix] = pipeline["hosts"]["parallel"]["matrix"]
+        tested += matrix["PYTHON"]
+        assert pipeline["hosts"]["script"] == ["make test"]
+
+    assert sorted(tested) == sorted({image, *accepted.split()})
+
+
+def setup_uv(job: Job) -> list[Job]:
+    return [step for step in job["steps"] if step.get("uses", "").startswith("astral-sh/setup-uv@")]
+
+
 # ── The newest of everything, each week ───────────────────────────────────────────────────
 
 

@@ -1,4 +1,4 @@
-"""A booted Debian 12: its own systemd, journal, nginx and ssh, in namespaces of its own.
+"""A booted Debian: its own systemd, journal, nginx and ssh, in namespaces of its own.
 
 Needs Linux and what `missing_tools` looks for. It has no network but its loopback, which the
 harness reaches through `namespace`; uv takes from this machine's cache what was synced here before.
@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,9 +21,19 @@ from . import debian
 from .images import CERTIFICATES, CommandFailed
 from .project import UV
 
-SUITE = "bookworm"
-PYTHON = "3.11"
-"""What that Debian ships."""
+
+@dataclass(frozen=True)
+class Debian:
+    """A release of Debian that hosts run."""
+
+    suite: str
+    python: str
+    """The Python that it ships."""
+
+
+DEBIAN_13 = Debian("trixie", "3.13")
+"""What all tests of a machine run on."""
+DEBIAN_12 = Debian("bookworm", "3.11")
 
 # What deploy would install is there: inside there is no mirror.
 PACKAGES = (
@@ -78,6 +89,9 @@ shift 2
 exec systemd-nspawn --directory=root --machine="$0" "$@"
 """
 
+# The machine's kernel command line: systemd 257 boots on control groups of version 1 only with it.
+KERNEL = ("SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",)
+
 # nspawn's exit status when the machine asked for a reboot.
 REBOOT = 133
 
@@ -90,9 +104,9 @@ def missing_tools() -> list[str]:
 
 
 @contextmanager
-def boot() -> Iterator["Machine"]:
+def boot(release: Debian = DEBIAN_13) -> Iterator["Machine"]:
     """A machine that has just been installed; raises `AssertionError` when it doesn't boot."""
-    root = debian.tree(SUITE, PACKAGES)
+    root = debian.tree(release.suite, PACKAGES)
     with TemporaryDirectory(prefix="machine-", ignore_cleanup_errors=True) as directory:
         machine = Machine(root, Path(directory))
         try:
@@ -139,11 +153,12 @@ class Machine:
         )
         options = ("--boot", "--register=no", "--keep-unit", "--private-network", "--console=pipe")
         apart = ("--resolv-conf=off", "--timezone=off", "--link-journal=no")
+        firewall = ("--system-call-filter=bpf",)  # what its systemd does IPAddressDeny= with
         shell = (*ALONE, "sh", "-c", BOOT, self.name, self._tree, self._directory)
         console = self._directory / "console"
         with console.open("ab") as file:
             self._process = subprocess.Popen(
-                [*shell, *options, *apart, *binds],
+                [*shell, *options, *apart, *firewall, *binds, *KERNEL],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

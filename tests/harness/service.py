@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import machine
 from .load import Load, Tally
-from .machine import Machine
+from .machine import DEBIAN_13, Debian, Machine
 from .project import Project, find_python
 
 ROUTES = """
 import asyncio  # noqa: E402
 import os  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 from fastapi import Request, WebSocket  # noqa: E402
 
@@ -35,6 +35,35 @@ async def worker() -> int:
 async def hold(seconds: float) -> int:
     await asyncio.sleep(seconds)
     return os.getpid()
+
+
+@app.get("/where")
+async def where(request: Request) -> dict[str, str]:
+    assert request.client
+    return {"url": str(request.url_for("version")), "client": request.client.host}
+
+
+@app.get("/print")
+async def say(text: str) -> None:
+    print(text)
+
+
+@app.get("/cache")
+async def cache() -> str:
+    file = Path.home() / ".cache/orders/entry"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("kept")
+    return str(file)
+
+
+@app.get("/reach")
+async def reach(address: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), 2)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 @app.post("/echo")
@@ -89,6 +118,11 @@ class Service:
         """Change the checkout so that it is another version."""
         self.edit(f"src/{self.package}/app.py", '^VERSION = ".*"$', f'VERSION = "{version}"')
 
+    def rights(self, text: str) -> None:
+        """Write what the service's unit has in addition, in the checkout."""
+        file = self.machine.root / self.path.lstrip("/") / "deploy/vm/systemd/rights.conf"
+        file.write_text(text)
+
     def settings(self, text: str) -> None:
         """Write the host's settings, for root alone."""
         self.machine.run(
@@ -142,14 +176,14 @@ class Service:
         return asyncio.run(load())
 
 
-def prepare(project: Project, directory: Path) -> Project:
+def prepare(project: Project, directory: Path, release: Debian = DEBIAN_13) -> Project:
     """A copy of a rendered project with the routes above, locked; uv's cache has what it takes.
 
     Raises `LookupError` when this machine lacks the Python of the machine that will run it.
     """
-    python = find_python(machine.PYTHON)
+    python = find_python(release.python)
     if python is None:
-        raise LookupError(f"there is no Python {machine.PYTHON}")
+        raise LookupError(f"there is no Python {release.python}")
     left_out = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache")
     shutil.copytree(project.path, directory, ignore=left_out)
     prepared = Project(directory, python)
