@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pytest_copie.plugin import Copie
 
-from .harness import machine, pods, service
+from .harness import machine, pods, reference_service, service
 from .harness.project import Project
 from .harness.service import Service
 from .harness.site import build
@@ -80,6 +80,15 @@ def project(render: Render, target: str) -> Project:
     project = render(deployment=target)
     project.uv("sync", "--quiet")
     return project
+
+
+@pytest.fixture(scope="session")
+def reference(render: Render, target: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The reference service of a target, with its virtual environment."""
+    directory = tmp_path_factory.mktemp("reference") / target
+    reference = reference_service.graft(render(deployment=target), directory)
+    reference.uv("sync", "--quiet")
+    return reference
 
 
 @pytest.fixture(scope="session")
