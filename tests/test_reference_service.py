@@ -72,6 +72,10 @@ class Ledger:
 
 Start = Callable[..., AbstractContextManager[Ledger]]
 
+with_and_without_middleware = pytest.mark.parametrize(
+    "key", [None, "a-key"], ids=["no middleware", "BaseHTTPMiddleware"]
+)
+
 
 @pytest.fixture(scope="module")
 def rates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -87,19 +91,21 @@ def rates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def start(reference: Project, tmp_path_factory: pytest.TempPathFactory, rates: str) -> Start:
-    """Start the service with an empty database, in one process."""
+    """Start the service with an empty database, in one process; a setting that is None is unset."""
 
     @contextmanager
-    def start(**env: str) -> Iterator[Ledger]:
+    def start(**env: str | None) -> Iterator[Ledger]:
         directory = tmp_path_factory.mktemp("ledger")
         settings = {
             "API_TOKEN": TOKEN,
             "CORS_ORIGINS": ORIGIN,
             "DATABASE_FILE": str(directory / "ledger.db"),
             "RATES_URL": rates,
+            "SIGNATURE_KEY": "a-key",
             "WEB_CONCURRENCY": "1",
         }
-        with serve(reference, directory / "log", env={**settings, **env}) as server:
+        given = {name: value for name, value in {**settings, **env}.items() if value is not None}
+        with serve(reference, directory / "log", env=given) as server:
             ledger = Ledger(server, directory / "ledger.db")
             with ledger.client:
                 yield ledger
@@ -287,11 +293,13 @@ def test_a_coroutine_over_the_deadline_is_a_504_with_the_services_body_and_cors(
     assert answer.headers["access-control-allow-origin"] == ORIGIN
 
 
-@pytest.mark.parametrize("path", ["/transfers", "/async-transfers"])
-def test_a_transfer_cut_by_the_deadline_is_whole_or_not_there(start: Start, path: str) -> None:
-    with start(REQUEST_TIMEOUT_SECONDS="0.5") as ledger:
-        answer = ledger.transfer(path, "cut", delay=1)
-        ledger.server.stop()  # waits for its threads
+@with_and_without_middleware
+def test_a_transfer_in_a_thread_over_the_deadline_is_whole_or_not_there(
+    start: Start, key: str | None
+) -> None:
+    with start(REQUEST_TIMEOUT_SECONDS="0.5", SIGNATURE_KEY=key) as ledger:
+        answer = ledger.transfer("/transfers", "cut", delay=1)
+        ledger.server.wait_for_log("Transferred cut")  # a thread can't be cut: it went on
 
         entries = ledger.entries("cut")
 
@@ -300,6 +308,19 @@ def test_a_transfer_cut_by_the_deadline_is_whole_or_not_there(start: Start, path
         assert entries == [-5, 5]
     else:
         assert (answer.status_code, answer.json()) == (504, TOO_SLOW)
+
+
+@with_and_without_middleware
+def test_a_transfer_in_a_coroutine_over_the_deadline_is_not_there(
+    start: Start, key: str | None
+) -> None:
+    with start(REQUEST_TIMEOUT_SECONDS="0.5", SIGNATURE_KEY=key) as ledger:
+        answer = ledger.transfer("/async-transfers", "cut", delay=1)
+
+        entries = ledger.entries("cut")
+
+    assert (answer.status_code, answer.json()) == (504, TOO_SLOW)
+    assert entries == []
 
 
 def test_a_transfer_cut_by_the_deadline_does_not_block_the_next(start: Start) -> None:

@@ -40,7 +40,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     serving.install(app, settings)
     errors.install(app)
-    app.add_middleware(SignatureMiddleware, key=settings.api_token)
+    if settings.signature_key:
+        app.add_middleware(SignatureMiddleware, key=settings.signature_key)
     app.include_router(accounts.router)
     app.include_router(faults.router)
     app.include_router(large_response.router)

@@ -14,12 +14,17 @@ from ledger.app import create_app
 from ledger.settings import Settings
 
 TOKEN = "a-token"  # noqa: S105
+KEY = "a-key"
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Settings with a token and an empty database."""
-    return Settings(api_token=SecretStr(TOKEN), database_file=tmp_path / "ledger.db")
+    """Settings with secrets and an empty database."""
+    return Settings(
+        api_token=SecretStr(TOKEN),
+        signature_key=SecretStr(KEY),
+        database_file=tmp_path / "ledger.db",
+    )
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from ledger.settings import Settings
 
-from .conftest import TOKEN
+from .conftest import KEY
 
 MEBIBYTE = b"x" * 2**20
 
@@ -74,7 +74,7 @@ def test_an_error_has_the_body_of_the_service(client: TestClient) -> None:
 def test_a_signature_is_checked(client: TestClient) -> None:
     body = b"name=Ada&stars=5"
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
-    signature = hmac.new(TOKEN.encode(), body, "sha256").hexdigest()
+    signature = hmac.new(KEY.encode(), body, "sha256").hexdigest()
 
     signed = client.post("/feedback", content=body, headers={**headers, "X-Signature": signature})
     forged = client.post("/feedback", content=body, headers={**headers, "X-Signature": "0"})

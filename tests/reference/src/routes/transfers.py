@@ -1,6 +1,7 @@
 """Transfers between accounts: a debit and a credit, both or neither."""
 
 import asyncio
+import logging
 import time
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from ..database import AsyncDatabaseSession, DatabaseSession
 from ..models import Entry
 
 router = APIRouter(tags=["transfers"])
+logger = logging.getLogger(__name__)
 
 # How long the transfer takes between debit and credit.
 Delay = Annotated[float, Query(ge=0, le=60)]
@@ -42,6 +44,7 @@ def transfer(transfer: Transfer, session: DatabaseSession, delay: Delay = 0) -> 
     time.sleep(delay)
     session.add(transfer.credit)
     session.commit()
+    logger.info("Transferred %s", transfer.reference)
     return transfer
 
 
