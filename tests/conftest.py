@@ -92,21 +92,38 @@ def reference(render: Render, target: str, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="session")
-def production(render: Render) -> Iterator[pods.Deployment]:
-    """What runs in production on Kubernetes, with a short budget; its image is built."""
-    if missing := pods.missing_tools():
-        pytest.skip(f"no pods without {', '.join(missing)}")
-    # A name of its own for the image, whatever else is tested on this machine meanwhile.
-    slug = f"ledger-{uuid.uuid4().hex[:8]}"
-    project = render(deployment="kubernetes", project_slug=slug, request_timeout_seconds=5)
+def production(
+    render: Render, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[pods.Deployment]:
+    """The reference service as it runs in production on Kubernetes; its image is built."""
+    rendered = render_for_pods(render)
+    directory = tmp_path_factory.mktemp("production") / "service"
+    project = service.watch(reference_service.graft(rendered, directory))
     deployment = pods.Deployment.production(project)
     with pods.image(deployment):
         yield deployment
 
 
 @pytest.fixture(scope="session")
+def plain_production(render: Render) -> Iterator[pods.Deployment]:
+    """The same of the plain example."""
+    deployment = pods.Deployment.production(render_for_pods(render))
+    with pods.image(deployment):
+        yield deployment
+
+
+def render_for_pods(render: Render) -> Project:
+    """Render a project with a short budget."""
+    if missing := pods.missing_tools():
+        pytest.skip(f"no pods without {', '.join(missing)}")
+    # A name of its own for the image, whatever else is tested on this machine meanwhile.
+    slug = f"ledger-{uuid.uuid4().hex[:8]}"
+    return render(deployment="kubernetes", project_slug=slug, request_timeout_seconds=5)
+
+
+@pytest.fixture(scope="session")
 def watched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A service for a VM with a short budget, and with routes to watch it from outside."""
+    """The reference service for a VM with a short budget, and with routes to watch it."""
     if missing := machine.missing_tools():
         pytest.skip(f"no machine without {', '.join(missing)}")
     project = render(deployment="vm", request_timeout_seconds=5)

@@ -88,23 +88,24 @@ def test_a_taken_metrics_port_is_one_line(mended: Service, machine: Machine) -> 
 
 
 def test_where_nothing_can_be_written_it_serves_reloads_and_restarts(
-    installed: Service, machine: Machine
+    mended: Service, machine: Machine
 ) -> None:
+    mended.settings(f"{SETTINGS}DATABASE_FILE=/dev/shm/ledger.db\n")
     full = ("/var/log/nginx", "/tmp", "/var/tmp")
     for directory in full:
         machine.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory)
-    machine.run("systemctl", "restart", "nginx", installed.unit)  # they use the directories now
+    machine.run("systemctl", "restart", "nginx", mended.unit)  # they use the directories now
     for directory in full:
         machine.run("sh", "-c", f"yes >{directory}/full", check=False)
 
     def reload_and_restart() -> None:
-        machine.run("systemctl", "reload", installed.unit)
-        machine.run("systemctl", "restart", installed.unit)
+        machine.run("systemctl", "reload", mended.unit)
+        machine.run("systemctl", "restart", mended.unit)
 
-    tally = installed.under_load(reload_and_restart, requests=2_000)
+    tally = mended.under_load(reload_and_restart, requests=2_000)
     for directory in full:
         machine.run("umount", "--lazy", directory)
-    machine.run("systemctl", "restart", "nginx", installed.unit)
+    machine.run("systemctl", "restart", "nginx", mended.unit)
 
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
 
