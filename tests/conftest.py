@@ -124,10 +124,22 @@ def render_for_pods(render: Render) -> Project:
 @pytest.fixture(scope="session")
 def watched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The reference service for a VM with a short budget, and with routes to watch it."""
+    rendered = render_for_machine(render)
+    return service.prepare(rendered, tmp_path_factory.mktemp("watched") / "service")
+
+
+@pytest.fixture(scope="session")
+def plain_watched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same of the plain example."""
+    rendered = render_for_machine(render)
+    return service.prepare(rendered, tmp_path_factory.mktemp("plain") / "service", plain=True)
+
+
+def render_for_machine(render: Render) -> Project:
+    """Render a project with a short budget."""
     if missing := machine.missing_tools():
         pytest.skip(f"no machine without {', '.join(missing)}")
-    project = render(deployment="vm", request_timeout_seconds=5)
-    return service.prepare(project, tmp_path_factory.mktemp("watched") / "service")
+    return render(deployment="vm", request_timeout_seconds=5)
 
 
 @pytest.fixture(scope="module")

@@ -16,19 +16,18 @@ def graft(project: Project, directory: Path) -> Project:
     shutil.copytree(project.path, directory, ignore=LEFT_OUT)
     grafted = Project(directory, project.python, project.environment)
     write(grafted)
-    requirements = (SOURCE / "requirements.txt").read_text()
-    grafted.uv("add", "--quiet", "--no-sync", *re.findall("^[^#\n]+$", requirements, re.M))
     return grafted
 
 
-def write(project: Project) -> None:
-    """Write the files of the reference service into a project, with the project's names."""
+def write(project: Project) -> list[str]:
+    """Make a project the reference service, dependencies added and locked; its source files."""
     answers = project.answers
     names = {
         'metadata("ledger")': f'metadata("{answers["project_slug"]}")',
         'title="Ledger"': f'title="{answers["project_name"]}"',
         "from ledger.": f"from {answers['package_name']}.",
     }
+    written = []
     for part, place in [("src", f"src/{project.package}"), ("tests", "tests")]:
         copied = project.path / place
         shutil.copytree(SOURCE / part, copied, ignore=LEFT_OUT, dirs_exist_ok=True)
@@ -38,5 +37,10 @@ def write(project: Project) -> None:
             for name, own in names.items():
                 text = text.replace(name, own)
             file.write_text(text)
-    with (project.path / ".env.example").open("a") as example:
-        example.write((SOURCE / "env.example").read_text())
+            written.append(str(file.relative_to(project.path)))
+    if (project.path / ".env.example").exists():  # not before 0.4.0
+        with (project.path / ".env.example").open("a") as example:
+            example.write((SOURCE / "env.example").read_text())
+    requirements = (SOURCE / "requirements.txt").read_text()
+    project.uv("add", "--quiet", "--no-sync", *re.findall("^[^#\n]+$", requirements, re.M))
+    return written
