@@ -2,7 +2,6 @@
 
 import json
 import re
-import select
 import shutil
 import subprocess
 from pathlib import Path
@@ -86,31 +85,6 @@ def test_a_websocket_passes(site: Service) -> None:
     done = site.machine.run(python, "-c", CHAT)
 
     assert done.stdout == "through nginx\n"
-
-
-def test_events_pass_one_by_one(site: Service) -> None:
-    with network.connect(80, site.machine.namespace) as stream:
-        stream.sendall(b"GET /room/events?limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        told = b""
-        while b"event: open" not in told:
-            told += stream.recv(4096)
-        assert b"news" not in told
-
-        def say() -> bool:
-            """Each worker has a room of its own, and any of them may take this."""
-            assert site.status("/room", "--json", '{"text": "news"}') == 204
-            return bool(select.select([stream], [], [], 0.1)[0])
-
-        site.machine.wait_until(say, "told")
-        assert b'data: "news"' in stream.recv(4096)
-
-
-@pytest.mark.parametrize("path", ["/transfers", "/async-transfers"])
-def test_it_writes_to_its_database(site: Service, path: str) -> None:
-    order = {"reference": path, "source": 1, "target": 2, "amount": 5}
-
-    assert site.status(path, "--json", json.dumps(order)) == 201
-    assert site.ask(f"/entries?reference={path}") == "[-5,5]"
 
 
 @pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])

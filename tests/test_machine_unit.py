@@ -1,9 +1,11 @@
-"""The service's unit on a booted Debian: what it says when it can't start, and a reboot."""
+"""The service's unit on a booted Debian: what it says when it can't start, what it may do."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
 
+from .harness import network
 from .harness.machine import Machine
 from .harness.service import SETTINGS, Service
 
@@ -108,6 +110,27 @@ def test_where_nothing_can_be_written_it_serves_reloads_and_restarts(
     machine.run("systemctl", "restart", "nginx", mended.unit)
 
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
+
+
+def test_events_pass_one_by_one(mended: Service, machine: Machine) -> None:
+    mended.settings("WEB_CONCURRENCY=1\n")  # each worker has a room of its own
+    machine.run("systemctl", "restart", mended.unit)
+    with network.connect(80, machine.namespace) as stream:
+        stream.sendall(b"GET /room/events?limit=2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = stream.makefile("rb")
+        for text in ("open", "first", "second"):
+            if text != "open":
+                mended.ask("/room", "--json", json.dumps({"text": text}))
+            while text not in (line := received.readline().decode()):
+                assert line, "the stream has ended"
+
+
+@pytest.mark.parametrize("path", ["/transfers", "/async-transfers"])
+def test_it_writes_to_its_database(installed: Service, path: str) -> None:
+    order = {"reference": path, "source": 1, "target": 2, "amount": 5}
+
+    assert installed.status(path, "--json", json.dumps(order)) == 201
+    assert installed.ask(f"/entries?reference={path}") == "[-5,5]"
 
 
 def test_it_comes_back_from_a_reboot(installed: Service, machine: Machine) -> None:
