@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pytest_copie.plugin import Copie
 
-from .harness import machine, pods, service
+from .harness import machine, pods, reference_service, service
 from .harness.project import Project
 from .harness.service import Service
 from .harness.site import build
@@ -83,25 +83,63 @@ def project(render: Render, target: str) -> Project:
 
 
 @pytest.fixture(scope="session")
-def production(render: Render) -> Iterator[pods.Deployment]:
-    """What runs in production on Kubernetes, with a short budget; its image is built."""
-    if missing := pods.missing_tools():
-        pytest.skip(f"no pods without {', '.join(missing)}")
-    # A name of its own for the image, whatever else is tested on this machine meanwhile.
-    slug = f"ledger-{uuid.uuid4().hex[:8]}"
-    project = render(deployment="kubernetes", project_slug=slug, request_timeout_seconds=5)
+def reference(render: Render, target: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The reference service of a target, with its virtual environment."""
+    directory = tmp_path_factory.mktemp("reference") / target
+    reference = reference_service.graft(render(deployment=target), directory)
+    reference.uv("sync", "--quiet")
+    return reference
+
+
+@pytest.fixture(scope="session")
+def production(
+    render: Render, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[pods.Deployment]:
+    """The reference service as it runs in production on Kubernetes; its image is built."""
+    rendered = render_for_pods(render)
+    directory = tmp_path_factory.mktemp("production") / "service"
+    project = service.watch(reference_service.graft(rendered, directory))
     deployment = pods.Deployment.production(project)
     with pods.image(deployment):
         yield deployment
 
 
 @pytest.fixture(scope="session")
+def plain_production(render: Render) -> Iterator[pods.Deployment]:
+    """The same of the plain example."""
+    deployment = pods.Deployment.production(render_for_pods(render))
+    with pods.image(deployment):
+        yield deployment
+
+
+def render_for_pods(render: Render) -> Project:
+    """Render a project with a short budget."""
+    if missing := pods.missing_tools():
+        pytest.skip(f"no pods without {', '.join(missing)}")
+    # A name of its own for the image, whatever else is tested on this machine meanwhile.
+    slug = f"ledger-{uuid.uuid4().hex[:8]}"
+    return render(deployment="kubernetes", project_slug=slug, request_timeout_seconds=5)
+
+
+@pytest.fixture(scope="session")
 def watched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A service for a VM with a short budget, and with routes to watch it from outside."""
+    """The reference service for a VM with a short budget, and with routes to watch it."""
+    rendered = render_for_machine(render)
+    return service.prepare(rendered, tmp_path_factory.mktemp("watched") / "service")
+
+
+@pytest.fixture(scope="session")
+def plain_watched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same of the plain example."""
+    rendered = render_for_machine(render)
+    return service.prepare(rendered, tmp_path_factory.mktemp("plain") / "service", plain=True)
+
+
+def render_for_machine(render: Render) -> Project:
+    """Render a project with a short budget."""
     if missing := machine.missing_tools():
         pytest.skip(f"no machine without {', '.join(missing)}")
-    project = render(deployment="vm", request_timeout_seconds=5)
-    return service.prepare(project, tmp_path_factory.mktemp("watched") / "service")
+    return render(deployment="vm", request_timeout_seconds=5)
 
 
 @pytest.fixture(scope="module")

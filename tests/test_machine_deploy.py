@@ -448,3 +448,14 @@ def test_old_releases_go(bare: Service) -> None:
     releases = bare.machine.run("ls", f"/opt/{bare.slug}/releases").stdout.split()
 
     assert len(releases) <= 3, releases
+
+
+def test_the_plain_example_is_deployed_as_well(plain_watched: Project) -> None:
+    with machine.boot() as booted:
+        service = check_out(plain_watched, booted)
+        service.install()
+        service.release("2")
+        service.deploy()
+
+        assert service.version == "2"
+        assert service.status("/large-response?size_kb=4") == 200

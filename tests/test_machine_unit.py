@@ -1,10 +1,12 @@
-"""The service's unit on a booted Debian: what it says when it can't start, and a reboot."""
+"""The service's unit on a booted Debian: what it says when it can't start, what it may do."""
 
+import json
 import re
 from collections.abc import Iterator
 
 import pytest
 
+from .harness import network
 from .harness.machine import Machine
 from .harness.service import SETTINGS, Service
 
@@ -114,25 +116,47 @@ def test_memory_and_tasks_are_bounded_by_the_size_of_the_host(
 
 
 def test_where_nothing_can_be_written_it_serves_reloads_and_restarts(
-    installed: Service, machine: Machine
+    mended: Service, machine: Machine
 ) -> None:
+    mended.settings(f"{SETTINGS}DATABASE_FILE=/dev/shm/ledger.db\n")
     full = ("/var/log/nginx", "/tmp", "/var/tmp")
     for directory in full:
         machine.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory)
-    machine.run("systemctl", "restart", "nginx", installed.unit)  # they use the directories now
+    machine.run("systemctl", "restart", "nginx", mended.unit)  # they use the directories now
     for directory in full:
         machine.run("sh", "-c", f"yes >{directory}/full", check=False)
 
     def reload_and_restart() -> None:
-        machine.run("systemctl", "reload", installed.unit)
-        machine.run("systemctl", "restart", installed.unit)
+        machine.run("systemctl", "reload", mended.unit)
+        machine.run("systemctl", "restart", mended.unit)
 
-    tally = installed.under_load(reload_and_restart, requests=2_000)
+    tally = mended.under_load(reload_and_restart, requests=2_000)
     for directory in full:
         machine.run("umount", "--lazy", directory)
-    machine.run("systemctl", "restart", "nginx", installed.unit)
+    machine.run("systemctl", "restart", "nginx", mended.unit)
 
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
+
+
+def test_events_pass_one_by_one(mended: Service, machine: Machine) -> None:
+    mended.settings("WEB_CONCURRENCY=1\n")  # each worker has a room of its own
+    machine.run("systemctl", "restart", mended.unit)
+    with network.connect(80, machine.namespace) as stream:
+        stream.sendall(b"GET /room/events?limit=2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = stream.makefile("rb")
+        for text in ("open", "first", "second"):
+            if text != "open":
+                mended.ask("/room", "--json", json.dumps({"text": text}))
+            while text not in (line := received.readline().decode()):
+                assert line, "the stream has ended"
+
+
+@pytest.mark.parametrize("path", ["/transfers", "/async-transfers"])
+def test_it_writes_to_its_database(installed: Service, path: str) -> None:
+    order = {"reference": path, "source": 1, "target": 2, "amount": 5}
+
+    assert installed.status(path, "--json", json.dumps(order)) == 201
+    assert installed.ask(f"/entries?reference={path}") == "[-5,5]"
 
 
 def test_it_comes_back_from_a_reboot(installed: Service, machine: Machine) -> None:

@@ -9,7 +9,7 @@ import pytest
 from copier import VcsRef
 
 from .conftest import NAME
-from .harness import contract
+from .harness import contract, reference_service
 from .harness.ownership import owner
 from .harness.project import Project
 from .harness.template import (
@@ -143,6 +143,28 @@ def test_a_teams_work_is_all_there_after_an_update_and_its_tests_pass(
     project.uv("lock", "--quiet")
     project.run(*GATE)
     assert "passed" in project.uv("run", "--quiet", "pytest").stdout
+
+
+@every_target
+@pytest.mark.parametrize("version", [*releases()][:: len(releases()) - 1])
+def test_the_reference_service_is_whole_after_an_update_and_works(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    """From the first and from the last release."""
+    project = copied(target, f"v{version}")
+    files = reference_service.write(project)
+    commit(project.path, "the team's work")
+    before = tree(project)
+
+    update(project, LATEST)
+
+    after = tree(project)
+    assert conflicts(project) == []
+    assert [file for file in files if after.get(file) != before[file]] == []
+    project.uv("lock", "--quiet")
+    project.run(*GATE)
+    done = project.uv("run", "--quiet", "pytest", "--ignore=tests/serving")
+    assert "passed" in done.stdout
 
 
 @every_target

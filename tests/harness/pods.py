@@ -122,14 +122,23 @@ class Pod:
         return Path(f"/proc/{self.pid}/ns/net")
 
     def get(self, path: str, **headers: str) -> Answer:
-        """Ask it, over a connection of its own; raises `OSError` when it doesn't answer."""
-        return self.get_from(self.port, path, **headers)
+        """GET, over a connection of its own; raises `OSError` when it doesn't answer."""
+        return self.ask("GET", path, **headers)
 
-    def get_from(self, port: int, path: str, **headers: str) -> Answer:
-        """Ask one of its ports."""
+    def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer:
+        """As `get`, with any method."""
+        return self._ask(self.port, method, path, body, headers)
+
+    def get_from(self, port: int, path: str) -> Answer:
+        """As `get`, from one of its ports."""
+        return self._ask(port, "GET", path, None, {})
+
+    def _ask(
+        self, port: int, method: str, path: str, body: str | None, headers: dict[str, str]
+    ) -> Answer:
         with closing(http.client.HTTPConnection(network.LOOPBACK, port)) as connection:
             connection.sock = network.connect(port, self.namespace)
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}
             return Answer(response.status, named, response.read())

@@ -1,4 +1,4 @@
-"""A service to deploy on a machine: a rendered project with routes to watch it from outside."""
+"""A service to deploy: the reference service, or the example, with routes to watch from outside."""
 
 import asyncio
 import re
@@ -10,6 +10,7 @@ from pathlib import Path
 from .load import Load, Tally
 from .machine import DEBIAN_13, Debian, Machine
 from .project import Project, find_python
+from .reference_service import LEFT_OUT, graft
 
 ROUTES = """
 import asyncio  # noqa: E402
@@ -176,19 +177,29 @@ class Service:
         return asyncio.run(load())
 
 
-def prepare(project: Project, directory: Path, release: Debian = DEBIAN_13) -> Project:
-    """A copy of a rendered project with the routes above, locked; uv's cache has what it takes.
+def watch(project: Project) -> Project:
+    """Append the routes above to the application of a project."""
+    with (project.path / f"src/{project.package}/app.py").open("a") as app:
+        app.write(ROUTES)
+    return project
 
-    Raises `LookupError` when this machine lacks the Python of the machine that will run it.
+
+def prepare(
+    project: Project, directory: Path, release: Debian = DEBIAN_13, *, plain: bool = False
+) -> Project:
+    """Make the watched reference service of a rendered project; `plain`: the example instead.
+
+    It is locked, and uv's cache has what it takes. Raises `LookupError` when this machine lacks the
+    Python of the machine that will run it.
     """
     python = find_python(release.python)
     if python is None:
         raise LookupError(f"there is no Python {release.python}")
-    left_out = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache")
-    shutil.copytree(project.path, directory, ignore=left_out)
-    prepared = Project(directory, python)
-    with (directory / f"src/{project.package}/app.py").open("a") as app:
-        app.write(ROUTES)
+    if plain:
+        shutil.copytree(project.path, directory, ignore=LEFT_OUT)
+    else:
+        graft(project, directory)
+    prepared = watch(Project(directory, python))
     prepared.uv("sync", "--quiet", "--no-dev", "--no-editable")
     shutil.rmtree(directory / ".venv")
     return prepared
