@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..harness.project import FOREIGN, Project
 from ..harness.template import ROOT
@@ -78,7 +79,7 @@ class Suite:
     ) -> Outcomes:
         name = f"{self.name}-{run}" + ("-again" if only else "")
         outcomes = self.directory / f"{name}.json"
-        tests = self.directory / f"{name}.txt"
+        tests = self.directory / f"{name}.tests.txt"
         tests.write_text("\n".join(only or ["tests"]))
         command = [
             *(str(self.directory / "venv" / "bin" / "python"), "-m", "pytest", f"@{tests}"),
@@ -147,7 +148,7 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def package(name: str, service: Project) -> dict[str, object]:
+def package(name: str, service: Project) -> Any:
     """What the service's lock file says of a package."""
     lock = tomllib.loads((service.path / "uv.lock").read_text())
     [found] = [found for found in lock["package"] if found["name"] == name]
@@ -157,8 +158,9 @@ def package(name: str, service: Project) -> dict[str, object]:
 def download(name: str, service: Project, directory: Path) -> None:
     """Unpack the source distribution of the lock file, without the package itself."""
     found = package(name, service)
-    wanted = directory / f"{name}.txt"
-    wanted.write_text(f"{name}=={found['version']} --hash={found['sdist']['hash']}\n")
+    release = f"{name}=={found['version']}"
+    wanted = directory / f"{name}.sdist.txt"
+    wanted.write_text(f"{release} --hash={found['sdist']['hash']}\n")
     pip = ("tool", "run", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:")
     try:
         Project(directory, python=service.python).uv(
