@@ -18,25 +18,25 @@ class Comparison:
 
     @property
     def changed(self) -> set[str]:
-        """The tests that don't do with the layer what they do without; upstream's own failures
-        tell nothing."""
-        either = self.bare.keys() | self.layered.keys()
+        """The tests whose outcome the layer changes. Upstream's own failures don't count."""
+        every = self.bare.keys() | self.layered.keys()
         return {
             test
-            for test in either
+            for test in every
             if self.bare.get(test) != "failed" and self.layered.get(test) != self.bare.get(test)
         }
 
     @property
     def unexplained(self) -> list[str]:
-        """The changed tests that no list names."""
-        return sorted(self.changed - self.exceptions.keys())
+        """The changed tests that are not named."""
+        return sorted(t for t in self.changed if not {t, function(t)} & self.exceptions.keys())
 
     @property
     def stale(self) -> list[str]:
-        """The named tests that don't change."""
+        """The names for which no test changes. Those of upstream's own failures may stay."""
         failed = {test for test, outcome in self.bare.items() if outcome == "failed"}
-        return sorted(self.exceptions.keys() - self.changed - failed)
+        needed = self.changed | failed
+        return sorted(self.exceptions.keys() - needed - {function(test) for test in needed})
 
     def __str__(self) -> str:
         lines = [f"{'':8}" + "".join(f"{outcome:>9}" for outcome in OUTCOMES)]
@@ -54,13 +54,18 @@ class Comparison:
         return "\n".join(lines)
 
 
+def function(test: str) -> str:
+    """The id of a test without its parameters; it names the test with any of them."""
+    return test.partition("[")[0]
+
+
 def compare(suite: Suite, errors: str) -> Comparison:
     """Run the suite with the layer; what differs from the list runs once more, alone."""
     names = [suite.name] + [f"{suite.name}-problems"] * (errors == "problems")
     named = {test: why for name in names for test, why in exceptions(name).items()}
     found = Comparison(suite.bare(), suite.layered(errors), named)
-    again = [test for test in found.unexplained + found.stale if test in found.layered]
-    if again:
+    known = found.layered.keys() | {function(test) for test in found.layered}
+    if again := [test for test in found.unexplained + found.stale if test in known]:
         layered = found.layered | suite.layered(errors, only=again)
         found = Comparison(found.bare, layered, named)
     (suite.directory / f"{suite.name}-{errors}.report").write_text(f"{found}\n")
