@@ -80,14 +80,17 @@ class Suite:
         name = f"{self.name}-{run}" + ("-again" if only else "")
         outcomes = self.directory / f"{name}.json"
         tests = self.directory / f"{name}.tests.txt"
+        temporary = self.directory / f"{name}.tmp"
         tests.write_text("\n".join(only or ["tests"]))
         command = [
             *(str(self.directory / "venv" / "bin" / "python"), "-m", "pytest", f"@{tests}"),
             *("-p", "outcomes", f"--outcomes={outcomes}", *options, "--quiet", "--color=no"),
+            f"--basetemp={temporary}",
             *(f"-pno:{plugin}" for plugin in UNUSED_PLUGINS),
             f"--numprocesses={0 if only else 'auto'}",
         ]
         outcomes.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         with (self.directory / f"{name}.log").open("w") as log:
             done = subprocess.run(
                 command,
