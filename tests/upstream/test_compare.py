@@ -97,5 +97,5 @@ def test_list_with_a_test_without_reason_or_twice_is_refused(
 ) -> None:
     write(tmp_path, LIST + added, monkeypatch)
 
-    with pytest.raises(ValueError, match="no reason|twice"):
+    with pytest.raises(ValueError, match=r"no reason|twice"):
         compare.exceptions("project")
