@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from .suite import HERE, Outcomes, Suite
 
+# More than these are no accident.
+MOST_AGAIN = 100
+
 OUTCOMES = ("passed", "failed", "skipped", "xfailed")
 
 
@@ -65,7 +68,8 @@ def compare(suite: Suite, errors: str) -> Comparison:
     named = {test: why for name in names for test, why in exceptions(name).items()}
     found = Comparison(suite.bare(), suite.layered(errors), named)
     known = found.layered.keys() | {function(test) for test in found.layered}
-    if again := [test for test in found.unexplained + found.stale if test in known]:
+    again = [test for test in found.unexplained + found.stale if test in known]
+    if 0 < len(again) <= MOST_AGAIN:
         layered = found.layered | suite.layered(errors, only=again)
         found = Comparison(found.bare, layered, named)
     (suite.directory / f"{suite.name}-{errors}.report").write_text(f"{found}\n")

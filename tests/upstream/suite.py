@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tarfile
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +55,9 @@ class Suite:
         """The outcome of each test without the layer; run once per set of locked versions."""
         with locked(self.directory):
             kept = self.directory / f"{self.name}-bare.json"
-            return read(kept) if kept.exists() else self._run("bare")
+            return read(kept) if kept.exists() else self._run("bare", (), {})
 
-    def layered(self, errors: str, only: Iterable[str] = ()) -> Outcomes:
+    def layered(self, errors: str, only: Sequence[str] = ()) -> Outcomes:
         """The outcome of each test with the layer, or of some tests, one after another.
 
         `errors` is `problems`, or `framework` for the framework's own error bodies.
@@ -68,15 +68,9 @@ class Suite:
             "LAYER_ERRORS": errors,
             "PYTHONPATH": os.pathsep.join([str(INSIDE), str(self.service.path / "src")]),
         }
-        return self._run(errors, "-p", "layer", only=only, variables=variables)
+        return self._run(errors, only, variables)
 
-    def _run(
-        self,
-        run: str,
-        *options: str,
-        only: Iterable[str] = (),
-        variables: dict[str, str] | None = None,
-    ) -> Outcomes:
+    def _run(self, run: str, only: Sequence[str], variables: Mapping[str, str]) -> Outcomes:
         name = f"{self.name}-{run}" + ("-again" if only else "")
         outcomes = self.directory / f"{name}.json"
         tests = self.directory / f"{name}.tests.txt"
@@ -84,7 +78,7 @@ class Suite:
         tests.write_text("\n".join(only or ["tests"]))
         command = [
             *(str(self.directory / "venv" / "bin" / "python"), "-m", "pytest", f"@{tests}"),
-            *("-p", "outcomes", f"--outcomes={outcomes}", *options, "--quiet", "--color=no"),
+            *("-p", "plugin", f"--outcomes={outcomes}", "--quiet", "--color=no"),
             f"--basetemp={temporary}",
             *(f"-pno:{plugin}" for plugin in UNUSED_PLUGINS),
             f"--numprocesses={0 if only else 'auto'}",
@@ -95,7 +89,7 @@ class Suite:
             done = subprocess.run(
                 command,
                 cwd=self.directory / self.name,
-                env=environment({"PYTHONPATH": str(INSIDE), **(variables or {})}),
+                env={**environment(), "PYTHONPATH": str(INSIDE), **variables},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 timeout=LONGEST_RUN,
@@ -105,19 +99,18 @@ class Suite:
         return read(outcomes)
 
 
-def environment(extra: dict[str, str]) -> dict[str, str]:
-    """The variables of a run: none of this test run's, and rewritten tests are cached."""
+def environment() -> dict[str, str]:
+    """The variables of a run: none of this test run's. pytest caches the tests that it rewrites."""
     foreign = (*FOREIGN, "PYTHONDONTWRITEBYTECODE")
-    kept = {
+    return {
         name: value
         for name, value in os.environ.items()
         if name not in foreign and not name.startswith("PYTEST_")
     }
-    return {**kept, **extra}
 
 
 def read(outcomes: Path) -> Outcomes:
-    """What the plugin `outcomes` has written."""
+    """What the plugin has written."""
     found: Outcomes = json.loads(outcomes.read_text())
     return found
 

@@ -1,10 +1,10 @@
-"""A pytest plugin that puts the serving layer on every application of upstream's tests.
+"""Puts the serving layer on every application that upstream's tests make.
 
-Configured by environment variables, which reach the interpreters that a test starts:
+Configured by environment variables, which also reach the interpreters that a test starts:
 
 - `LAYER_SUITE`: `fastapi` or `starlette`
 - `LAYER_PACKAGE`: the package of the rendered service
-- `LAYER_ERRORS`: `problems`, or `framework` to put the framework's own handlers back
+- `LAYER_ERRORS`: `problems`, or `framework` to put the framework's exception handlers back
 
 What the layer adds on purpose is hidden from OpenAPI documents, which upstream compares whole: the
 two health routes (they stay in the routing table) and the problem response of every operation.
@@ -12,30 +12,14 @@ two health routes (they stay in the routing table) and the problem response of e
 
 import functools
 import os
-from collections.abc import Iterator
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-import pytest
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 # Bytes. Upstream sends bodies of a few megabytes, above the default of `MAX_BODY_BYTES`.
 LARGE = 2**30
-
-
-def pytest_configure() -> None:
-    apply()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def layer_in_children() -> Iterator[None]:
-    """An interpreter that a test starts imports `sitecustomize`, which applies the layer there."""
-    directory = Path(__file__).parent / "children"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(directory), prepend=os.pathsep)
-        yield
 
 
 def apply() -> None:
@@ -64,7 +48,7 @@ def layer_fastapi(serving: Any) -> None:
                 route.include_in_schema = False
         self.router.responses.pop("default", None)
         if os.environ["LAYER_ERRORS"] == "framework":
-            self.exception_handlers.update(handlers)
+            self.exception_handlers = handlers
 
     FastAPI.__init__ = construct_and_install
 

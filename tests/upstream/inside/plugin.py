@@ -1,6 +1,11 @@
-"""A pytest plugin: leaves the tests on trio out, and writes the outcome of each test as JSON."""
+"""The pytest plugin of each run: applies the layer, leaves trio out, writes all outcomes as JSON.
+
+The layer is applied when `LAYER_SUITE` is set: see `layer`.
+"""
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +20,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if "LAYER_SUITE" in os.environ:
+        import layer
+
+        layer.apply()
     if not hasattr(config, "workerinput"):  # with xdist, workers report to the controller
         config.pluginmanager.register(Outcomes(config.getoption("--outcomes")))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def layer_in_children() -> Iterator[None]:
+    """An interpreter that a test starts imports `sitecustomize`, which applies the layer there."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "LAYER_SUITE" in os.environ:
+            directory = Path(__file__).parent / "children"
+            patch.setenv("PYTHONPATH", str(directory), prepend=os.pathsep)
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
