@@ -53,7 +53,7 @@ class Suite:
 
     def bare(self) -> Outcomes:
         """The outcome of each test without the layer; run once per set of locked versions."""
-        with locked(self.directory):
+        with locked(self.directory / f"{self.name}.lock"):
             kept = self.directory / f"{self.name}-bare.json"
             return read(kept) if kept.exists() else self._run("bare", (), {})
 
@@ -126,7 +126,7 @@ def suite(name: str, service: Project) -> Suite:
     key = hashlib.sha256(f"{service.python}\n{requirements}".encode()).hexdigest()[:12]
     directory = KEPT / key
     directory.mkdir(parents=True, exist_ok=True)
-    with locked(directory):
+    with locked(directory / "lock"):
         if not (directory / "ready").exists():
             (directory / "requirements.txt").write_text(requirements)
             for upstream in REQUIREMENTS:
@@ -137,9 +137,9 @@ def suite(name: str, service: Project) -> Suite:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """One process at a time."""
-    with (directory / "lock").open("w") as file:
+    with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
