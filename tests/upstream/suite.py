@@ -34,6 +34,8 @@ REQUIREMENTS = {
 }
 # Plugins that only change the output, or measure.
 UNUSED_PLUGINS = ("cacheprovider", "codspeed", "sugar")
+# What pip and uv say when they get no answer.
+UNREACHABLE = ("connection broken", "error sending request", "network was disabled")
 
 Outcomes = dict[str, str]
 
@@ -118,20 +120,27 @@ def read(outcomes: Path) -> Outcomes:
 def suite(name: str, service: Project) -> Suite:
     """The tests of `name` in the version that the service locks, ready to run.
 
-    Raises `IndexUnreachableError` when the source distribution can't be downloaded.
+    Raises `IndexUnreachableError` when it can't be downloaded.
     """
     requirements = service.uv(
         "export", "--quiet", "--no-default-groups", "--no-emit-project", "--no-annotate"
     ).stdout
-    key = hashlib.sha256(f"{service.python}\n{requirements}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{service.python}\n{REQUIREMENTS}\n{requirements}".encode()).hexdigest()[
+        :12
+    ]
     directory = KEPT / key
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory / "lock"):
         if not (directory / "ready").exists():
             (directory / "requirements.txt").write_text(requirements)
-            for upstream in REQUIREMENTS:
-                download(upstream, service, directory)
-            install(Project(directory, python=service.python))
+            try:
+                for upstream in REQUIREMENTS:
+                    download(upstream, service, directory)
+                install(Project(directory, python=service.python))
+            except AssertionError as error:
+                if any(sign in str(error) for sign in UNREACHABLE):
+                    raise IndexUnreachableError("no answer from the package index") from error
+                raise
             (directory / "ready").touch()
     return Suite(name, package(name, service)["version"], directory, service)
 
@@ -154,18 +163,12 @@ def package(name: str, service: Project) -> Any:
 def download(name: str, service: Project, directory: Path) -> None:
     """Unpack the source distribution of the lock file, without the package itself."""
     found = package(name, service)
-    release = f"{name}=={found['version']}"
     wanted = directory / f"{name}.sdist.txt"
-    wanted.write_text(f"{release} --hash={found['sdist']['hash']}\n")
-    pip = ("tool", "run", "pip", "download", "--quiet", "--no-deps", "--no-binary=:all:")
-    try:
-        Project(directory, python=service.python).uv(
-            *pip, "--require-hashes", f"--requirement={wanted}", f"--dest={directory}"
-        )
-    except AssertionError as error:
-        raise IndexUnreachableError(
-            f"no source distribution of {name} {found['version']}"
-        ) from error
+    wanted.write_text(f"{name}=={found['version']} --hash={found['sdist']['hash']}\n")
+    pip = ("tool", "run", "pip", "download", "--no-deps", "--no-binary=:all:", "--require-hashes")
+    Project(directory, python=service.python).uv(
+        *pip, f"--requirement={wanted}", f"--dest={directory}"
+    )
     [packed] = directory.glob(f"{name}-*.tar.gz")
     with tarfile.open(packed) as archive:
         archive.extractall(directory, filter="data")
