@@ -77,8 +77,19 @@ def layer_starlette(serving: Any) -> None:
 
 def wrap(app: ASGIApp, serving: Any, settings: Any) -> ASGIApp:
     """Any ASGI application with the layer around it."""
-    limits = serving.limits.Limits(settings)
-    log = serving.logs.configure(settings)
-    outcomes = serving.outcomes.Outcomes(log, settings.log_level)
-    layered: ASGIApp = serving.requests.Requests(app, app, limits, outcomes)
+    from fastapi import FastAPI
+
+    asgi, observability = serving.asgi, serving.observability
+    host = FastAPI()  # its exception handlers answer what the layer refuses
+    limits = asgi.limits.Limits(settings)
+    log = observability.logs.configure(settings)
+    access_log = observability.access_log.AccessLog(host, log, settings.log_level)
+    layers = {
+        "http": asgi.middleware.ServingMiddleware(app, host, limits, access_log),
+        "websocket": asgi.websockets.WebSocketMiddleware(app, limits, access_log),
+    }
+
+    async def layered(scope: Scope, receive: Receive, send: Send) -> None:
+        await layers.get(scope["type"], app)(scope, receive, send)
+
     return layered

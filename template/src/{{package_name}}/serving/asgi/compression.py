@@ -110,7 +110,7 @@ def compressible(content_type: bytes) -> bool:
 def negotiate(scope: Scope, start: Message) -> "Compressor | None":
     """Return what compresses a response, given its start; None when it stays as it is."""
     content_type = b""
-    for name, value in start["headers"]:
+    for name, value in start["headers"]:  # complete by now
         name = name.lower()
         if name == b"content-length" and int(value) < MINIMUM_SIZE:
             return None
@@ -124,8 +124,9 @@ def negotiate(scope: Scope, start: Message) -> "Compressor | None":
         return None
     if not UNTOUCHED_EXTENSIONS.isdisjoint(scope.get("extensions", ())):
         return None
-    accepted = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding")
-    coding = best_coding(accepted[:256]) if scope["http_version"] != "1.0" else None
+    headers = scope.get("headers", ())
+    accepted = b",".join(value for name, value in headers if name == b"accept-encoding")
+    coding = best_coding(accepted[:256]) if scope.get("http_version") != "1.0" else None
     return Compressor(coding, has_body=scope["method"] != "HEAD")
 
 

@@ -88,7 +88,7 @@ class Exchange:
         self.send_to_server = send
         self.started = perf_counter()
         # The first of a name wins, as in Starlette.
-        self.request_headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        self.request_headers: dict[bytes, bytes] = dict(reversed(scope.get("headers", ())))
         self.ids = request_id.identify(scope, receive, self.request_headers)
         self.deadline = middleware.limits.deadlines.begin(scope, self.started)
         self.status = self.size = 0

@@ -24,7 +24,7 @@ class WebSocketMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
-        headers = dict(reversed(scope["headers"]))
+        headers = dict(reversed(scope.get("headers", ())))
         ids = request_id.identify(scope, receive, headers)
         token = request_id.bind(ids)
         response_id = (b"x-request-id", ids["request_id"].encode())
