@@ -128,8 +128,8 @@ def edited_by_commits(name: str, before: Version, after: Version) -> bool:
             writers["update" if by_update else "team"] += 1
         versions += set(parents) - seen
         seen.update(parents)
-    targets = {answers(lines(version, ANSWERS)).get("deployment") for version in (before, after)}
-    edits = writers["team"] + (writers["update"] > 1 and len(targets) > 1)
+    switched = deployment(before) != deployment(after)
+    edits = writers["team"] + (writers["update"] > 1 and switched)
     return writers["update"] > 0 and edits > 0
 
 
@@ -180,7 +180,30 @@ def wrong_answers() -> Iterator[str]:
     for name in delivered(now, "template"):
         if name.startswith("src/") and name not in files(now):
             yield f"{name}: missing: restore it, or undo an update with answers edited by hand"
+    rendered_for = switched_to()
+    if written.get("deployment") == rendered.get("deployment") != rendered_for:
+        yield (
+            f"{ANSWERS}: deployment was edited by hand: undo that and the update since, then "
+            f"copier update -d deployment={deployment(now)}, so that {rendered_for}'s files go"
+        )
     yield from left_by_a_new_name(written)
+
+
+def deployment(version: Version) -> str | None:
+    """The target, by the answers."""
+    return answers(lines(version, ANSWERS)).get("deployment")
+
+
+def switched_to() -> str | None:
+    """The target that Copier rendered last: a switch deletes the files of the other one."""
+    *_, first = history()
+    target = deployment(first)
+    for version, parents in reversed(history().items()):
+        for parent in parents:
+            changed = is_update(parent, version) and deployment(parent) != deployment(version)
+            if changed and files(parent).keys() - files(version).keys():
+                target = deployment(version)
+    return target
 
 
 def left_by_a_new_name(written: dict[str, str]) -> Iterator[str]:
