@@ -423,7 +423,7 @@ def test_messages_that_it_does_not_know_pass(project: Project, tmp_path: Path) -
         [[start, "http.response.pathsend"], ["http.response.pathsend"]],
         [[start, "http.response.zerocopysend"], ["http.response.zerocopysend"]],
         [[start, body, "http.response.trailers"], ["http.response.trailers"]],
-        [[start, "http.response.push", body], ["http.response.push", body]],
+        [[start, "http.response.push", body], ["http.response.push"]],
     ]
 
 

@@ -29,7 +29,7 @@ def test_it_is_current(now: dict[str, str]) -> None:
             "| `http_request_duration_seconds` | histogram | `method`, `route`, `status` |",
         ),
         ("log.md", "| `trace_id` | always |"),
-        ("files.md", "| `src/PACKAGE/serving/worker.py` | `vm` | template |"),
+        ("files.md", "| `src/PACKAGE/serving/process/worker.py` | `vm` | template |"),
     ],
 )
 def test_it_tells_of_what_is_there(now: dict[str, str], page: str, told: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY, RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.responses import PlainTextResponse
@@ -107,7 +107,7 @@ class Exchange:
                 with deadline.cancel_scope:
                     if refusal := limits.refusal(scope, sent):
                         await middleware.refuse(refusal, scope, self.receive, self.send)
-                    elif b"content-length" in sent or b"transfer-encoding" in sent:
+                    elif self.has_body() and MAX_BODY_SIZE_SCOPE_KEY not in scope:
                         await middleware.app_with_body(scope, self.receive, self.send)
                     else:
                         await middleware.app(scope, self.receive, self.send)
@@ -133,6 +133,11 @@ class Exchange:
             if self.is_complete or not is_uvicorn(self.receive_from_server):
                 request_id.unbind(token)  # else uvicorn has a line to write
             del error
+
+    def has_body(self) -> bool:
+        """Tell whether the request has a body."""
+        names = self.request_headers
+        return b"content-length" in names or b"transfer-encoding" in names
 
     async def receive(self) -> Message:
         """Receive a message, and note when the client has gone."""

@@ -104,7 +104,7 @@ class AccessLog:
             "client": client[0] if client else None,
             **ids,
         }
-        self._log.write([event])
+        asyncio.get_running_loop().call_soon(self._log.write, [event])
 
     def _outcome(self, scope: Scope, status: int) -> Outcome:
         method = scope["method"] if scope["method"] in METHODS else "other"
