@@ -4,7 +4,7 @@ import pytest
 
 from .conftest import Render
 from .harness.project import Project, find_python
-from .harness.template import TARGETS, commit, git
+from .harness.template import PYTHONS, TARGETS, commit, git
 
 # The longest names that the questions take: lines must not grow too long with them.
 LONGEST = {
@@ -32,6 +32,21 @@ def test_is_clean_with_the_longest_names(render: Render, target: str) -> None:
 
     project.uv("run", "--quiet", "ruff", "check")
     project.uv("run", "--quiet", "ruff", "format", "--check", "--diff")
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_dependency_has_a_wheel_for_each_python(project: Project, python: str) -> None:
+    arguments = (
+        "--quiet",
+        "--only-binary",
+        ":all:",
+        "--no-binary",
+        project.answers["project_slug"],
+    )
+    project.uv(
+        *("pip", "compile", *arguments, "--python-version", python, "--all-extras"),
+        *("--group", "dev", "pyproject.toml"),
+    )
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])

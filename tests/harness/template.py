@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 LATEST = "v9999.0.0"
 TARGETS = ("kubernetes", "vm")
-PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 
 # Nobody's identity, nobody's settings: neither may be needed.
 GIT_ENVIRONMENT = {
