@@ -26,7 +26,7 @@ def serving(project: Project) -> Path:
 
 def drain_seconds(project: Project) -> float:
     """From SIGTERM until uvicorn begins to wait for the requests in flight."""
-    drain = constants(serving(project) / "drain.py")
+    drain = constants(serving(project) / "lifecycle/drain.py")
     return float(drain["ANNOUNCE_SECONDS"] + drain["CLOSE_SECONDS"] + drain["SETTLE_SECONDS"])
 
 
@@ -71,7 +71,7 @@ def test_a_host_waits_as_long_as_the_shutdown_takes(
     ).stdout
     gunicorn = dict(re.findall(r"^(\w+) += (\d+)$", printed, re.MULTILINE))
     graceful, keepalive = int(gunicorn["graceful_timeout"]), int(gunicorn["keepalive"])
-    clean_up = constants(serving(rendered) / "worker.py")["CLEANUP_SECONDS"]
+    clean_up = constants(serving(rendered) / "process/worker.py")["CLEANUP_SECONDS"]
 
     assert clean_up >= LIFESPAN_SECONDS
     assert graceful >= drain_seconds(rendered) + seconds + clean_up

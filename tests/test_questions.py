@@ -51,7 +51,7 @@ UNUSABLE_NETWORK = "'proxy_network': an IPv4 network without host bits such as 1
         ("description", "a" * 161, "'description': one line of 160 characters at the most"),
         ("deployment", "swarm", "'deployment': 'swarm' is not in ['kubernetes', 'vm']"),
         ("python_version", "3.10", "'python_version': '3.10' is not in ['3.11', '3.12', "),
-        ("python_version", "3.15", "'python_version': '3.15' is not in ['3.11', '3.12', "),
+        ("python_version", "3.16", "'python_version': '3.16' is not in ['3.11', '3.12', "),
         ("request_timeout_seconds", "0", "'request_timeout_seconds': between 1 and 3600"),
         ("request_timeout_seconds", "3601", "'request_timeout_seconds': between 1 and 3600"),
         ("request_timeout_seconds", "soon", "invalid literal for int() with base 10: 'soon'"),

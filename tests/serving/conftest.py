@@ -10,6 +10,9 @@ from ..harness.project import Project
 from ..harness.server import Server, serve
 from .routes import ROUTES
 
+# What services bring: forms, and the library by which anyio tells event loops apart.
+BESIDE = ("python-multipart", "sniffio")
+
 ServeRoutes = Callable[..., AbstractContextManager[Server]]
 
 
@@ -19,7 +22,7 @@ def serve_routes(project: Project, tmp_path_factory: pytest.TempPathFactory) -> 
     directory = tmp_path_factory.mktemp("routes")
     code = ROUTES.format(package=project.package, database=directory / "entries.sqlite")
     (directory / "routes.py").write_text(code)
-    project.uv("pip", "install", "--quiet", "--target", str(directory), "python-multipart")
+    project.uv("pip", "install", "--quiet", "--target", str(directory), *BESIDE)
 
     def start(**settings: str) -> AbstractContextManager[Server]:
         env = {

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from types import FrameType
 from typing import Any
@@ -68,7 +68,7 @@ class Deadline:
     """The deadline of one request."""
 
     timer: asyncio.TimerHandle | None = None  # of a deadline of its own
-    expired = False
+    is_over = expired = False
     stack = ""
 
     def __init__(self, deadlines: "Deadlines", scope: Scope, started: float) -> None:
@@ -81,6 +81,7 @@ class Deadline:
 
     def end(self) -> None:
         """Stop counting: the response has begun, or the request is over."""
+        self.is_over = True
         self.deadlines.waiting.pop(self, None)
         self.scope.pop(SCOPE_KEY, None)  # which would be a reference cycle
         if self.timer:
@@ -94,16 +95,18 @@ class Deadline:
         self.seconds = seconds
         if seconds is not None:
             left = self.started + seconds - perf_counter()
-            self.timer = asyncio.get_running_loop().call_later(left, self.expire)
+            self.timer = call_later(left, self.expire)
 
     def expire(self, children: Children | None = None) -> None:
         """Cancel the request, unless its route declares another deadline."""
+        if self.is_over:
+            return
         if (own := declared(self.scope)) and own.seconds != self.seconds:
             self.move(own.seconds)
             return
         self.end()
         self.expired = True
-        stack = frames(self.task, children or running_children())
+        stack = frames(self.task, running_children() if children is None else children)
         self.stack = "".join(traceback.StackSummary.extract(stack).format())
         self.cancel_scope.cancel()
 
@@ -138,7 +141,7 @@ class Deadlines:
         deadline = scope[SCOPE_KEY] = Deadline(self, scope, started)
         self.waiting[deadline] = None
         if self.timer is None:
-            self.timer = loop.call_later(self.seconds, self.expire)
+            self.timer = call_later(self.seconds, self.expire)
         return deadline
 
     def expire(self) -> None:
@@ -148,7 +151,7 @@ class Deadlines:
         for deadline in list(self.waiting):
             left = deadline.started + self.seconds - perf_counter()
             if left > 0:
-                self.timer = asyncio.get_running_loop().call_later(left, self.expire)
+                self.timer = call_later(left, self.expire)
                 return
             deadline.expire(children)
 
@@ -161,6 +164,16 @@ def running_children() -> Children:
         if info.parent_id and info.id in tasks:
             children[info.parent_id].append(tasks[info.id])
     return children
+
+
+def call_later(seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
+    """Call a function later in a task, by which anyio finds the event loop where sniffio is there."""
+    loop = asyncio.get_running_loop()
+
+    async def call() -> None:
+        function()
+
+    return loop.call_later(seconds, lambda: loop.create_task(call()))
 
 
 def frames(task: Task | None, children: Children) -> Iterator[tuple[FrameType, int]]:
