@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from websockets.sync.client import connect
 
 from .conftest import Render
 from .harness.pages import FENCE
@@ -241,6 +242,20 @@ CASES = {
     "the loop is late now and then": Case(
         lags(le_50="0+58x500", le_100="0+58x500", le_250="0+60x500"), {60: ""}
     ),
+    "calls wait for threads": Case(
+        {"threads_waiting{}": "46x500"}, {3: "", 10: "ThreadsExhausted"}
+    ),
+    "calls wait in most samples": Case(
+        {"threads_waiting{}": "2 2 0 " * 99 + "2"}, {10: "ThreadsExhausted", 60: "ThreadsExhausted"}
+    ),
+    "one burst waits for threads": Case(
+        {"threads_waiting{}": "0x9 30 0x490"}, {10: "", 14: "", 16: "", 60: ""}
+    ),
+    "a call waits now and then": Case({"threads_waiting{}": "1 0 " * 149 + "1"}, {10: "", 60: ""}),
+    "threads are busy and no call waits": Case(
+        {"threads_in_use{}": "40x500", "threads_waiting{}": "0x500", "threads_limit{}": "40x500"},
+        {10: "", 60: ""},
+    ),
     "it is full": Case(
         {"http_requests_in_flight{}": "450x500", "http_requests_in_flight_limit{}": "500x500"},
         {3: "", 10: "Saturated"},
@@ -331,6 +346,10 @@ def test_they_fire_when_they_should_and_only_then(
         ("absent(", "vector(0) * absent("),
         ("== 0", "== 2"),
         ("> 0.1", "> 1"),
+        ("[2m]) >= 1", "[2m]) >= 100"),
+        ("[2m]) >= 1", "[2m]) >= 0"),
+        ("[2m]) >= 1", "[30s]) >= 1"),
+        ("avg_over_time", "max_over_time"),
         ("> 0.8", "> 0.95"),
         ("> 0.8", "> 0.5"),
         ("ratio_rate5m{", "ratio_rate1h{"),
@@ -364,9 +383,11 @@ class Scraped:
     prometheus: Prometheus
 
     def ask(self) -> None:
-        """What is found, what is not, and what fails."""
+        """Send a request that is found, one that is not, one that fails, and open a WebSocket."""
         answers = [self.server.get(path).status for path in ("/large-response", "/no", "/broken")]
         assert answers == [200, 404, 500]
+        with connect(f"ws://127.0.0.1:{self.server.port}/socket") as socket:
+            socket.send("done")
 
     @property
     def text(self) -> str:
@@ -445,7 +466,7 @@ def test_every_name_and_label_is_exposed(scraped: Scraped, target: str) -> None:
     asked, rules = expressions(scraped.project), rules_of(scraped.project)
     text, of_target = scraped.text, target_labels(target)
 
-    assert len(asked) >= 20
+    assert len(asked) >= 28
     assert list(unknown(asked, text, rules, of_target)) == []
     for right, wrong in [
         ("_duration_seconds_count", "_duration_second_count"),
@@ -455,6 +476,8 @@ def test_every_name_and_label_is_exposed(scraped: Scraped, target: str) -> None:
         ("app_info{", "app_info or app_infos{"),
         (f"by ({each(target)})", "by (host)"),
         ("http_requests_in_flight{", "http_requests_in_flight + http_requests_in_flight{"),
+        ("threads_waiting{", "threads_queued{"),
+        ("by (close_code)", "by (code)"),
     ]:
         worse = [Expression(expression.text.replace(right, wrong)) for expression in asked]
         assert worse != asked, right
@@ -479,7 +502,7 @@ def test_the_dashboard_shows_every_metric_of_ours(scraped: Scraped) -> None:
     whole = {"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"}
     found = ours(scraped.text, scraped.project)
 
-    assert len(found) >= 5
+    assert len(found) >= 10
     assert found | whole == shown
 
 
@@ -505,7 +528,7 @@ def test_every_panel_has_data_and_every_rule_is_evaluated(scraped: Scraped) -> N
         ]
 
     assert empty == []
-    assert len(scraped.prometheus.rules()) >= 11
+    assert len(scraped.prometheus.rules()) >= 12
 
 
 def test_the_limit_is_that_of_all_workers(scraped: Scraped, target: str) -> None:

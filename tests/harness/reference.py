@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import jinja2
+from websockets.sync.client import connect
 
 from .ownership import owner
 from .project import Project
@@ -29,6 +30,7 @@ print(json.dumps(ServingSettings.model_json_schema(mode="validation")["propertie
 """
 BROKEN = """
 import logging
+from fastapi import WebSocket
 from {package}.app import create_app
 
 app = create_app()
@@ -37,17 +39,23 @@ app = create_app()
 async def broken() -> None:
     logging.getLogger(__name__).error("about to break", stack_info=True)
     raise RuntimeError("broken")
+
+@app.websocket("/socket")
+async def read_one(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.receive_text()
 """
 
 FIELDS = {
     "timestamp": "when, UTC, RFC 3339",
     "level": "`debug` to `critical`; of a request `info`, and `warning` from 500 on",
     "logger": "which logger of Python's `logging`; of a request the module that wrote it",
-    "event": "what happened; `request` is the one line of a request",
+    "event": "what happened; `request` and `websocket` are the one line of each when it ends",
     "method": "of the request; `other` for one that HTTP does not name",
     "route": "as it was declared, `/orders/{id}`; `unmatched` for none, `other` for too many",
-    "status": "of the answer",
-    "duration_ms": "from the headers of the request to the end of the answer, in milliseconds",
+    "status": "of the answer; of a WebSocket that of its handshake, 101 once it was accepted",
+    "close_code": "of a WebSocket, 1006 without a close frame; null for a refused handshake",
+    "duration_ms": "from the headers of the request to the end of the answer, or of the WebSocket",
     "bytes": "of the body as it was sent, compressed or not",
     "client": "the address of the client; null where nobody names it",
     "request_id": "as in the header `X-Request-ID` of the answer and in its problem",
@@ -226,7 +234,10 @@ def observed(service: Project) -> tuple[str, list[dict[str, Any]]]:
         trace = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
         server.get("/large-response", traceparent=trace)
         server.get("/broken")
+        with connect(f"ws://127.0.0.1:{server.port}/socket") as socket:
+            socket.send("done")
         server.wait_for_log('"exception"')
+        server.wait_for_log('"event":"websocket"')
         answer: Answer = type(server)(server.process, port, log).get("/metrics")
         return answer.body.decode(), server.events
 
@@ -262,9 +273,10 @@ def families(scrape: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def log_page(lines: list[dict[str, Any]]) -> str:
-    """The fields of a request's line, and of all others."""
+    """The fields of a request's line, of a WebSocket's, and of all others."""
     requests = [line for line in lines if line["event"] == "request"]
-    others = [line for line in lines if line["event"] != "request"]
+    sockets = [line for line in lines if line["event"] == "websocket"]
+    others = [line for line in lines if line["event"] not in ("request", "websocket")]
     seen = {name for line in lines for name in line}
     if seen != FIELDS.keys():
         raise ValueError(f"told or seen, not both: {', '.join(sorted(seen ^ FIELDS.keys()))}")
@@ -272,6 +284,7 @@ def log_page(lines: list[dict[str, Any]]) -> str:
         (
             code(name),
             _presence(name, requests),
+            _presence(name, sockets),
             _presence(name, others),
             " or ".join(sorted({JSON[type(line[name])] for line in lines if name in line})),
             what,
@@ -281,7 +294,7 @@ def log_page(lines: list[dict[str, Any]]) -> str:
     return (
         "# The log\n\nOne JSON object a line on standard output, in staging and production.\n"
         "Names in `LOG_MASKED` show no value. What a call gives as `extra` is a field of its\n"
-        "line, too.\n\n" + table(("field", "request", "others", "type", "what"), rows)
+        "line, too.\n\n" + table(("field", "request", "WebSocket", "others", "type", "what"), rows)
     )
 
 
