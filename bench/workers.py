@@ -82,7 +82,7 @@ accesslog = None
 """
 
 CLASSES = {
-    "ours": "{package}.serving.worker.ServingWorker",
+    "ours": "{package}.serving.process.worker.ServingWorker",
     "uvicorn-worker": "uvicorn_worker.UvicornWorker",
     "native asgi": "asgi",
 }

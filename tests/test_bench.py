@@ -178,7 +178,7 @@ def test_what_peers_were_seen_to_do_can_be_seen(results: dict[str, Figures]) -> 
 
 
 def test_the_codings_in_bold_are_those_of_the_service() -> None:
-    source = ROOT / "template/src/{{package_name}}/serving/compression.py"
+    source = ROOT / "template/src/{{package_name}}/serving/asgi/compression.py"
     levels = constants(source)
     names = {"zstd": "ZSTD_LEVEL", "br": "BROTLI_QUALITY", "gzip": "GZIP_LEVEL"}
 
