@@ -259,7 +259,7 @@ def behind_nginx(
             "# Keep-alive", 'proxy_set_header Accept-Encoding "";\n        # Keep-alive'
         )
     with launch(project, command, directory / "gunicorn.log", 0, env) as gunicorn:
-        gunicorn.wait_for_log("Listening at")
+        meter.wait_until_listening(gunicorn, socket)
         for path in (socket, directory.parent):  # nginx is somebody else
             path.chmod(0o777)
         with host.nginx(project, site, directory) as nginx:

@@ -2,14 +2,17 @@
 
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.harness.server import Server
+from tests.harness.server import START_SECONDS, Server
 
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1024
@@ -79,6 +82,20 @@ def cores() -> tuple[int, int]:
 def memory_directory() -> str | None:
     """Where a log costs no disk: None, which is a folder for temporary files, off Linux."""
     return "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+def wait_until_listening(server: Server, path: Path) -> None:
+    """Return once the Unix socket of a server accepts connections; its log may not tell.
+
+    Raises `AssertionError` with its log when it ends instead, or takes too long.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and server.process.poll() is None:
+        with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+            client.connect(str(path))
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"not listening:\n{server.log}")
 
 
 def wrk_command(

@@ -103,7 +103,13 @@ def rendered(directory: Path, **answers: object) -> Project:
 
 
 def under_load(
-    server: Server, path: str, clients: int, seconds: int, probes: list[Waits], memory: Memory
+    server: Server,
+    path: str,
+    clients: int,
+    seconds: float,
+    probes: list[Waits],
+    memory: Memory,
+    every: float = PROBE_EVERY_SECONDS,
 ) -> str:
     """What wrk reports; meanwhile the probes ask and the memory is looked at."""
     command = meter.wrk_command(
@@ -115,7 +121,7 @@ def under_load(
             while wrk.poll() is None:
                 answers += [asking.submit(probe.ask, server) for probe in probes]
                 memory.look(server.process.pid)
-                time.sleep(PROBE_EVERY_SECONDS)
+                time.sleep(every)
         for answer in answers:
             answer.result()
         assert wrk.stdout

@@ -50,19 +50,43 @@ example = APIRouter()
 example.add_api_route("/large-response", lambda: None)
 app.include_router(example)
 """
-# What is done to the serving layer before the service is put together.
+# What is replaced in the serving layer before the service is put together, and with what.
 WITHOUT = {
-    "nothing": "",
-    "the log": "serving.logs.Log.write = lambda *_: None",
-    "metrics": "serving.metrics.DURATION.labels = lambda *_: SimpleNamespace(observe=int)",
-    "security headers": "serving.headers.SECURITY.clear()",
-    "timeouts": "d = serving.limits.Deadlines\nd.begin = d.end = lambda *_: None",
-    "other limits": "x = serving.limits.Limits\nx.refusal = lambda *_: None\n"
-    "x.bounded = lambda _, receive, *__: receive",
-    "compression": "serving.requests.responder = lambda *_: None",
-    "the pass": "serving.requests.install = lambda app, lifecycle, *_: "
-    "app.add_middleware(lifecycle)",
+    "the log": ("observability.logs.Log.write", "lambda *_: None"),
+    "metrics": (
+        "observability.metrics.DURATION.labels",
+        "lambda *_: SimpleNamespace(observe=int)",
+    ),
+    "security headers": (
+        "asgi.headers.completed",
+        "lambda start, request_id: {**start, 'headers': [*start['headers'], (b'x-request-id',"
+        " request_id.encode())]}",
+    ),
+    "deadlines": (
+        "asgi.deadlines.Deadlines.begin",
+        "lambda *_, none=SimpleNamespace(cancel_scope=nullcontext(), expired=False, end=int): none",
+    ),
+    "other limits": ("asgi.limits.Limits.refusal", "lambda *_: None"),
+    "compression": ("asgi.middleware.negotiate", "lambda *_: None"),
+    "the middleware": (
+        "wrap",
+        "lambda app, *, lifespan, http, websocket, wrap=serving.wrap: wrap("
+        "app, lifespan=lifespan, http=lambda inner: inner, websocket=lambda inner: inner)",
+    ),
 }
+# `patch` raises `AttributeError` when there is nothing of that name.
+COMPLETE = """
+from contextlib import nullcontext
+from types import SimpleNamespace
+from unittest.mock import patch
+
+from {package} import serving
+
+{replace}
+from {package}.app import create_app
+
+app = create_app()
+"""
 
 
 # The name of a server, its application, and what its command has instead.
@@ -140,16 +164,16 @@ def servers(package: str) -> list[Candidate]:
     """The name of each, its application, and what its command has instead."""
     slow = {"uvloop": "asyncio", "httptools": "h11"}
     bare: list[Candidate] = [("bare", BARE + ROUTE, {}), ("bare again", BARE + ROUTE, {})]
-    ours: list[Candidate] = [
-        (
-            "complete" if part == "nothing" else f"without {part}",
-            f"from types import SimpleNamespace\nfrom {package} import serving\n{code}\n"
-            f"from {package}.app import create_app\napp = create_app()\n{ROUTE}",
-            {},
-        )
-        for part, code in WITHOUT.items()
-    ]
+    ours: list[Candidate] = [("complete", complete(package) + ROUTE, {})]
+    for part, (name, instead) in WITHOUT.items():
+        replace = f'patch("{package}.serving.{name}", {instead}).start()'
+        ours.append((f"without {part}", complete(package, replace) + ROUTE, {}))
     return [*bare, ("naive", BARE + ROUTE, slow), *ours]
+
+
+def complete(package: str, replace: str = "") -> str:
+    """The service with its serving layer, of which something may be replaced."""
+    return COMPLETE.format(package=package, replace=replace)
 
 
 def started(

@@ -41,7 +41,7 @@ def phases(project: Project) -> list[Phase]:
     base = project.path / "deploy/kubernetes/base/deployment.yaml"
     pod = yaml.safe_load(base.read_text())["spec"]["template"]["spec"]
     pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = constants(project.path / f"src/{project.package}/serving/drain.py")
+    drain = constants(project.path / f"src/{project.package}/serving/lifecycle/drain.py")
     announce, close, settle = (drain[f"{step}_SECONDS"] for step in ("ANNOUNCE", "CLOSE", "SETTLE"))
     command, _ = start_command(project, "", 0)
     in_flight = int(dict(itertools.pairwise(command))["--timeout-graceful-shutdown"])

@@ -82,7 +82,7 @@ accesslog = None
 """
 
 CLASSES = {
-    "ours": "{package}.serving.worker.ServingWorker",
+    "ours": "{package}.serving.process.worker.ServingWorker",
     "uvicorn-worker": "uvicorn_worker.UvicornWorker",
     "native asgi": "asgi",
 }
@@ -125,7 +125,7 @@ class Bench:
             env["SERVING"] = "yes"
         with launch(self.project, command, self.directory / f"{port}.log", port, env) as server:
             if bind:
-                server.wait_for_log("Listening at")
+                meter.wait_until_listening(server, Path(bind.removeprefix("unix:")))
             else:
                 server.wait_until_ready()
             yield server

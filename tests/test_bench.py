@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import compression, meter, report, rollout
+from bench import compression, meter, report, rollout, serving, workers
 from bench.peers import DOES
 from bench.results import Figures
 
+from .harness.project import Project
 from .harness.server import Server
 from .harness.source import constants
 from .harness.template import ROOT
@@ -119,7 +120,7 @@ def test_another_figure_is_another_plot_and_another_table(
 ) -> None:
     other = copy.deepcopy(results)
     for row in other[part]["figures"]["rows"] + other[part]["figures"].get("codings", []):
-        for key in ("cpu_us", "kib", "pss_mib", "lost", "cpu_ms"):
+        for key in ("cpu_us", "complete", "kib", "pss_mib", "lost", "cpu_ms"):
             if key in row:
                 row[key] = row[key] * 3 + 7
 
@@ -177,8 +178,20 @@ def test_what_peers_were_seen_to_do_can_be_seen(results: dict[str, Figures]) -> 
     assert does["this template, kubernetes"] == does["this template, vm"] == list(DOES)
 
 
+def test_each_name_that_the_bench_replaces_or_starts_is_in_the_service(
+    project: Project, target: str
+) -> None:
+    replaced = [name for name, _ in serving.WITHOUT.values()]
+    names = [f"{project.package}.serving.{name}" for name in replaced]
+    if target == "vm":
+        names.append(workers.CLASSES["ours"].format(package=project.package))
+    program = "import pkgutil, sys\nfor name in sys.argv[1:]:\n    pkgutil.resolve_name(name)"
+
+    project.run(project.program("python"), "-c", program, *names)
+
+
 def test_the_codings_in_bold_are_those_of_the_service() -> None:
-    source = ROOT / "template/src/{{package_name}}/serving/compression.py"
+    source = ROOT / "template/src/{{package_name}}/serving/asgi/compression.py"
     levels = constants(source)
     names = {"zstd": "ZSTD_LEVEL", "br": "BROTLI_QUALITY", "gzip": "GZIP_LEVEL"}
 

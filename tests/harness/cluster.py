@@ -52,8 +52,8 @@ PATHS = [*["/health/live", "/large-response?size_kb=4"] * 4, "/large-response?si
 
 # On one line, because podman can't read back what it makes of several. The options follow.
 UVICORN_WITHOUT_THE_DRAIN = (
-    "from uvicorn.main import main; from {package}.serving import lifecycle; "
-    "lifecycle.drain_before_shutdown = lambda *_, **__: None; main()"
+    "from unittest.mock import patch; from uvicorn.main import main; "
+    "patch('{package}.serving.lifecycle.lifespan.drain_before_shutdown').start(); main()"
 )
 
 # Addresses for documentation (RFC 5737): outside of the namespaces nobody has them.
