@@ -45,7 +45,7 @@ FIELDS = {
     "logger": "which logger of Python's `logging`; of a request the module that wrote it",
     "event": "what happened; `request` is the one line of a request",
     "method": "of the request; `other` for one that HTTP does not name",
-    "route": "as it was declared, `/orders/{id}`; `unmatched` for none, `other` for too many",
+    "route": "as it was declared, `/orders/{id}`; `unmatched` for none",
     "status": "of the answer",
     "duration_ms": "from the headers of the request to the end of the answer, in milliseconds",
     "bytes": "of the body as it was sent, compressed or not",
