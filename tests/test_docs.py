@@ -50,7 +50,7 @@ def release_news(template: Path) -> None:
         "template/.gitignore": (".ruff_cache/\n", ".ruff_cache/\n.news/\n"),
         "template/pyproject.toml.jinja": (r'("fastapi.*>=[\d.]+)', r"\1,<999"),
         "template/*/Dockerfile.jinja": (r"\Z", "# news\n"),
-        "template/src/*/serving/health.py": (r"\Z", "# news\n"),
+        "template/src/*/serving/lifecycle/health.py": (r"\Z", "# news\n"),
     }
     for pattern, (old, new) in news.items():
         files = list(template.glob(pattern))
@@ -64,7 +64,7 @@ def release_news(template: Path) -> None:
 
 def has_news(project: Project) -> bool:
     now = tree(project)
-    places = ("Dockerfile", f"src/{project.package}/serving/health.py")
+    places = ("Dockerfile", f"src/{project.package}/serving/lifecycle/health.py")
     return (
         all(now[place].endswith("# news\n") for place in places)
         and "\n.news/\n" in now[".gitignore"]

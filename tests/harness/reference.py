@@ -52,7 +52,7 @@ FIELDS = {
     "logger": "which logger of Python's `logging`; of a request the module that wrote it",
     "event": "what happened; `request` and `websocket` are the one line of each when it ends",
     "method": "of the request; `other` for one that HTTP does not name",
-    "route": "as it was declared, `/orders/{id}`; `unmatched` for none, `other` for too many",
+    "route": "as it was declared, `/orders/{id}`; `unmatched` for none",
     "status": "of the answer; of a WebSocket that of its handshake, 101 once it was accepted",
     "close_code": "of a WebSocket, 1006 without a close frame; null for a refused handshake",
     "duration_ms": "from the headers of the request to the end of the answer, or of the WebSocket",

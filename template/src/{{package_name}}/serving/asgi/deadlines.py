@@ -167,7 +167,7 @@ def running_children() -> Children:
 
 
 def call_later(seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
-    """Call a function later in a task, by which anyio finds the event loop where sniffio is there."""
+    """Call a function later, in a task: with sniffio installed, anyio finds the loop by its task."""
     loop = asyncio.get_running_loop()
 
     async def call() -> None:
