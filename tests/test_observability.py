@@ -531,10 +531,14 @@ def test_every_panel_has_data_and_every_rule_is_evaluated(scraped: Scraped) -> N
     assert len(scraped.prometheus.rules()) >= 12
 
 
-def test_the_limit_is_that_of_all_workers(scraped: Scraped, target: str) -> None:
-    limit = "http_requests_in_flight_limit 1000.0\n" if target == "vm" else "_limit 500.0\n"
+def test_limits_are_the_sum_over_all_workers(scraped: Scraped, target: str) -> None:
+    workers = 2 if target == "vm" else 1
+    limits = [
+        f"http_requests_in_flight_limit {500.0 * workers}\n",
+        f"threads_limit {40.0 * workers}\n",
+    ]
     deadline = time.monotonic() + WAIT_SECONDS
-    while limit not in scraped.text:  # one worker starts after the other
+    while not all(limit in scraped.text for limit in limits):  # one worker starts after the other
         assert time.monotonic() < deadline, scraped.text
 
 
