@@ -188,11 +188,8 @@ def test_labels_are_bounded_by_what_is_declared(server: Server) -> None:
     }
 
 
-def test_health_routes_keep_their_label_below_a_prefix(
-    serve_routes: ServeRoutes, target: str
-) -> None:
-    if target == "vm":
-        pytest.skip("gunicorn's worker takes no root path")
+@pytest.mark.parametrize("target", ["kubernetes"], indirect=True, scope="session")
+def test_health_routes_keep_their_label_below_a_prefix(serve_routes: ServeRoutes) -> None:
     with serve_routes(UVICORN_ROOT_PATH="/api", LOG_LEVEL="debug") as server:
         server.get("/health/live")
         server.wait_for_log("/health/live")

@@ -167,7 +167,7 @@ def running_children() -> Children:
 
 
 def call_later(seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
-    """Call a function later, in a task: with sniffio installed, anyio finds the loop by its task."""
+    """Call a function later, in a task: anyio finds the event loop by it if there is sniffio."""
     loop = asyncio.get_running_loop()
 
     async def call() -> None:

@@ -42,6 +42,7 @@ class WebSocketMiddleware:
             nonlocal code, status
             if message["type"] in ("websocket.accept", "websocket.http.response.start"):
                 status = message.get("status", 101)
+                ids.update(request_id.span_ids())
                 message = {**message, "headers": [*message.get("headers", ()), response_id]}
             elif message["type"] == "websocket.close" and code is None:
                 code = message.get("code", 1000)
@@ -58,7 +59,6 @@ class WebSocketMiddleware:
             self.limits.websockets_open -= 1
             if code is not None or status != 101:  # else uvicorn has an exception to log
                 request_id.unbind(token)
-            ids.update(request_id.span_ids())
             ended = (code or NO_CLOSE_FRAME) if status == 101 else None
             self.access_log.add_websocket(scope, status, ended, perf_counter() - started, ids)
 
