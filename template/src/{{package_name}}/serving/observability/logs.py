@@ -55,7 +55,7 @@ def take_over(*names: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        logger.setLevel(logging.DEBUG)  # the handler has the level; uvicorn has one below this
+        logger.setLevel(logging.INFO)  # below it, websockets formats a line for each frame
 
 
 def writes_to_console(handler: logging.Handler) -> bool:
