@@ -400,12 +400,12 @@ def test_an_application_that_breaks_the_protocol_has_a_line_and_one_for_the_faul
     assert log == sorted(filter(None, [said, request(status)]))
 
 
-def test_one_who_ignores_the_timeout_answers_late_and_leaves_nothing(server: Server) -> None:
+def test_handler_suppressing_cancellation_gets_504_and_leaks_no_task(server: Server) -> None:
     before = json.loads(server.get("/over").body)
     for _ in range(2):
         asked = Asked(server, "/stubborn")
-        assert json.loads(asked.wire.answer().body) == "late"
-        assert asked.log == [request(200)]
+        assert asked.wire.answer().status == 504
+        assert [what for event, what in asked.log if event == "request"] == [504]
 
     assert json.loads(server.get("/over").body) <= before
 

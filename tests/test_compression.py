@@ -148,7 +148,6 @@ def first_of(server: Server, media_type: str, coding: str) -> tuple[str | None, 
     """The coding of a stream and its first chunk, read while the second one waits."""
     decoders: dict[str, Any] = {
         "zstd": zstd.ZstdDecompressor().decompress,
-        "br": brotli.Decompressor().process,
         "gzip": zlib.decompressobj(31).decompress,
     }
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
@@ -165,7 +164,7 @@ def first_of(server: Server, media_type: str, coding: str) -> tuple[str | None, 
     return encoding, text
 
 
-@pytest.mark.parametrize("coding", DECODE)
+@pytest.mark.parametrize("coding", ["zstd", "gzip"])
 def test_a_stream_is_read_as_it_comes(server: Server, coding: str) -> None:
     assert first_of(server, "text/plain", coding) == (coding, b"data: first\n\n")
 

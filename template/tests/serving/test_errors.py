@@ -1,5 +1,6 @@
 """Each error is a problem (RFC 9457)."""
 
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -40,6 +41,17 @@ def test_errors_are_problems(
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["title"] == title
     assert response.json()["status"] == status
+
+
+def test_status_of_an_exception_counts_whatever_its_cause(app: FastAPI) -> None:
+    @app.get("/missing")
+    def missing() -> None:
+        try:
+            Path("/nowhere/at/all").read_text()
+        except FileNotFoundError as error:
+            raise HTTPException(404, "no such report") from error
+
+    assert TestClient(app).get("/missing").status_code == 404
 
 
 def test_headers_of_an_error_are_kept(client: TestClient) -> None:

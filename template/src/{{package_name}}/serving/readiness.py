@@ -93,10 +93,13 @@ class Readiness:
 
     async def _fresh_outcomes(self) -> dict[str, Outcome]:
         """One run for everybody who asks while it lasts, and for a moment after it."""
-        now = asyncio.get_running_loop().time()
-        if self._running is None or (self._running.done() and now >= self._fresh_until):
-            self._running = asyncio.create_task(self._ask_all())
-        return await asyncio.shield(self._running)  # one who leaves doesn't end it for the others
+        loop = asyncio.get_running_loop()
+        running = self._running
+        if running and running.done() and loop.time() >= self._fresh_until:
+            running = None
+        if running is None or running.get_loop() is not loop:
+            running = self._running = loop.create_task(self._ask_all())
+        return await asyncio.shield(running)  # one who leaves doesn't end it for the others
 
     async def _ask_all(self) -> dict[str, Outcome]:
         try:

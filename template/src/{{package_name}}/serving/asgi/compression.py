@@ -46,7 +46,10 @@ COMPRESSIBLE = re.compile(
 UNTOUCHED_STATUS = frozenset({204, 205, 206, 304})
 # What a transformed body would make untrue.
 UNTOUCHED_HEADERS = frozenset(
-    {b"content-encoding", b"content-range", b"content-digest", b"repr-digest"}
+    {
+        *(b"content-encoding", b"content-range", b"content-digest", b"repr-digest"),
+        *(b"content-md5", b"digest"),
+    }
 )
 
 # The server may be told to send a file: its content never comes by here.
@@ -81,14 +84,18 @@ CODINGS: dict[bytes, Callable[[], Encode]] = {b"zstd": _zstd, b"br": _brotli, b"
 
 
 @lru_cache(maxsize=256)
-def best_coding(accept_encoding: bytes) -> bytes | None:
-    """Return the coding that an `Accept-Encoding` prefers; None for none of them."""
+def best_coding(accept_encoding: bytes, *, is_stream: bool = False) -> bytes | None:
+    """Return the coding that an `Accept-Encoding` prefers; None for none of them.
+
+    A stream may be open for hours, and brotli holds half a megabyte meanwhile: not for streams.
+    """
     weights: dict[bytes, float] = {}
     for item in accept_encoding.lower().split(b","):
         name, *parameters = (part.strip() for part in item.split(b";"))
         weights[name] = _weight(parameters)
     others = weights.get(b"*", 0.0)
-    best = max(CODINGS, key=lambda coding: weights.get(coding, others))
+    codings = [coding for coding in CODINGS if not (is_stream and coding == b"br")]
+    best = max(codings, key=lambda coding: weights.get(coding, others))
     weight = weights.get(best, others)
     return best if weight and weight >= weights.get(b"identity", others) else None
 
@@ -109,12 +116,14 @@ def compressible(content_type: bytes) -> bool:
 
 def negotiate(scope: Scope, start: Message) -> "Compressor | None":
     """Return what compresses a response, given its start; None when it stays as it is."""
-    content_type = b""
+    content_type, is_stream = b"", True
     for name, value in start["headers"]:  # complete by now
         name = name.lower()
-        if name == b"content-length" and int(value) < MINIMUM_SIZE:
-            return None
-        if name == b"content-type":
+        if name == b"content-length" and value.isdigit():
+            is_stream = False
+            if int(value) < MINIMUM_SIZE:
+                return None
+        elif name == b"content-type":
             content_type = value
         elif name in UNTOUCHED_HEADERS or (
             name == b"cache-control" and b"no-transform" in value.lower()
@@ -126,7 +135,9 @@ def negotiate(scope: Scope, start: Message) -> "Compressor | None":
         return None
     headers = scope.get("headers", ())
     accepted = b",".join(value for name, value in headers if name == b"accept-encoding")
-    coding = best_coding(accepted[:256]) if scope.get("http_version") != "1.0" else None
+    coding = best_coding(accepted[:256], is_stream=is_stream)
+    if scope.get("http_version") == "1.0":  # knows no chunks
+        coding = None
     return Compressor(coding, has_body=scope["method"] != "HEAD")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from time import perf_counter
 from types import FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from anyio import CancelScope, get_running_tasks
 from fastapi import Depends
@@ -26,6 +27,9 @@ SCOPE_KEY = "serving.deadline"
 
 Task = asyncio.Task[Any]
 Children = Mapping[int, list[Task]]
+_children: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[float, Children]] = (
+    WeakKeyDictionary()
+)
 
 
 def deadline(seconds: float | None) -> Any:
@@ -59,8 +63,8 @@ class DeclaredDeadline:
 def declared(scope: Scope) -> DeclaredDeadline | None:
     """Return what the matched route declares; dependencies run only after the body was read."""
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    dependencies = getattr(route, "dependencies", None) or ()
-    found = [d.dependency for d in dependencies if isinstance(d.dependency, DeclaredDeadline)]
+    dependencies = getattr(getattr(route, "dependant", None), "dependencies", ())
+    found = [d.call for d in dependencies if isinstance(d.call, DeclaredDeadline)]
     return found[-1] if found else None
 
 
@@ -97,7 +101,7 @@ class Deadline:
             left = self.started + seconds - perf_counter()
             self.timer = call_later(left, self.expire)
 
-    def expire(self, children: Children | None = None) -> None:
+    def expire(self) -> None:
         """Cancel the request, unless its route declares another deadline."""
         if self.is_over:
             return
@@ -106,7 +110,7 @@ class Deadline:
             return
         self.end()
         self.expired = True
-        stack = frames(self.task, running_children() if children is None else children)
+        stack = frames(self.task, running_children())
         self.stack = "".join(traceback.StackSummary.extract(stack).format())
         self.cancel_scope.cancel()
 
@@ -121,23 +125,17 @@ class Deadline:
 
 
 class Deadlines:
-    """The deadlines of all requests; one timer serves those of the default length."""
+    """The deadlines of an event loop; one timer serves those of the default length."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.waiting: dict[Deadline, None] = {}  # the oldest first
         self.timer: asyncio.TimerHandle | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.cancel_scope_class = CancelScope
+        # That of the event loop: `CancelScope()` looks for it each time.
+        self.cancel_scope_class = type(CancelScope())
 
     def begin(self, scope: Scope, started: float) -> Deadline:
         """Start the deadline of a request that began at `started`, of `perf_counter()`."""
-        loop = asyncio.get_running_loop()
-        if loop is not self.loop:  # the first request, or another test client
-            self.loop, self.timer = loop, None
-            # That of the event loop: `CancelScope()` looks for it each time.
-            self.cancel_scope_class = type(CancelScope())
-            self.waiting.clear()
         deadline = scope[SCOPE_KEY] = Deadline(self, scope, started)
         self.waiting[deadline] = None
         if self.timer is None:
@@ -147,22 +145,28 @@ class Deadlines:
     def expire(self) -> None:
         """Expire what is due, and set the timer for the next."""
         self.timer = None
-        children = running_children()
         for deadline in list(self.waiting):
             left = deadline.started + self.seconds - perf_counter()
             if left > 0:
                 self.timer = call_later(left, self.expire)
                 return
-            deadline.expire(children)
+            deadline.expire()
 
 
 def running_children() -> Children:
-    """Return the tasks of this event loop by the ID of the task that has started them."""
+    """Return the tasks of this event loop by the ID of the task that has started them.
+
+    The result is kept for a moment: many requests may be due at once.
+    """
+    loop = asyncio.get_running_loop()
+    if (found := _children.get(loop)) and loop.time() < found[0] + 0.05:
+        return found[1]
     tasks = {id(task): task for task in asyncio.all_tasks()}
     children = defaultdict(list)
     for info in get_running_tasks():
         if info.parent_id and info.id in tasks:
             children[info.parent_id].append(tasks[info.id])
+    _children[loop] = loop.time(), children
     return children
 
 

@@ -19,6 +19,8 @@ from . import request_id
 
 logger = logging.getLogger(__name__)
 
+# FastAPI's words for every exception while it reads a body.
+UNREADABLE_BODY = "There was an error parsing the body"
 MEDIA_TYPE = "application/problem+json"
 TITLES = {status.value: status.phrase for status in HTTPStatus}
 # The schema of every operation's errors, in place of FastAPI's own of a validation error.
@@ -62,14 +64,14 @@ def install(app: FastAPI) -> None:
 
 async def http_error(_: Request, error: HTTPException) -> Response:
     """Answer what the application or the framework raises with a status."""
-    if error.status_code in (204, 304):  # these carry no body
+    if error.status_code in (204, 205, 304):  # these carry no body
         return Response(status_code=error.status_code, headers=error.headers)
-    cause = error.__cause__
-    if isinstance(cause, ClientDisconnect):  # FastAPI says 400 of it
-        return await client_disconnected(_, cause)
-    if isinstance(cause, OSError | MemoryError):  # likewise, though the disk may be full
-        logger.error("The request body could not be read", exc_info=cause)
-        return problem(500)
+    if error.status_code == 400 and error.detail == UNREADABLE_BODY:
+        if isinstance(error.__cause__, ClientDisconnect):
+            return await client_disconnected(_, error.__cause__)
+        if isinstance(error.__cause__, OSError | MemoryError):  # the disk may be full
+            logger.error("The request body could not be read", exc_info=error.__cause__)
+            return problem(500)
     return problem(error.status_code, error.detail, headers=error.headers)
 
 

@@ -1,7 +1,9 @@
 """Limits of a process: host names, concurrency, body size, deadlines."""
 
+import asyncio
 import re
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
@@ -22,10 +24,23 @@ class Limits:
         self.websockets_open = 0
         self.max_concurrency = settings.max_concurrency
         self.max_body_bytes = settings.max_body_bytes
-        self.deadlines = Deadlines(settings.request_timeout_seconds)
+        self.timeout = settings.request_timeout_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._deadlines: WeakKeyDictionary[asyncio.AbstractEventLoop, Deadlines] = (
+            WeakKeyDictionary()
+        )
         self._hosts = frozenset(settings.allowed_hosts)
         self._domains = tuple(host[1:] for host in self._hosts if host.startswith("*."))
         self._any_host = "*" in self._hosts
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """The deadlines of the running event loop: tests may have several."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._loop = loop
+            self._current = self._deadlines.setdefault(loop, Deadlines(self.timeout))
+        return self._current
 
     def refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> HTTPException | None:
         """Return the response to a request or handshake that must not reach the application.

@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any
 
+from anyio.lowlevel import checkpoint
 from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -54,8 +55,9 @@ class ServingMiddleware:
         """Take over what was added to the application after `install`: its CORS middleware."""
         self.is_prepared = True
         for cls, args, kwargs in self.fastapi.user_middleware:
-            if isinstance(cls, type) and issubclass(cls, CORSMiddleware):
-                self.cors = cls(self.app, *args, **kwargs)
+            # Not a subclass: it may withhold CORS from some paths.
+            if cls is CORSMiddleware:
+                self.cors = CORSMiddleware(self.app, *args, **kwargs)
 
     async def refuse(
         self, refusal: HTTPException, scope: Scope, receive: Receive, send: Send
@@ -106,7 +108,7 @@ class Exchange:
             try:
                 with deadline.cancel_scope:
                     if refusal := limits.refusal(scope, sent):
-                        await middleware.refuse(refusal, scope, self.receive, self.send)
+                        await self.refuse(refusal)
                     elif self.has_body() and MAX_BODY_SIZE_SCOPE_KEY not in scope:
                         await middleware.app_with_body(scope, self.receive, self.send)
                     else:
@@ -160,8 +162,9 @@ class Exchange:
         """Send the start of the response."""
         if message["status"] == 413 and is_body_limit(message) and not self.is_replaced:
             return self.replace(HTTPException(413))
-        if message["status"] == 500 and self.deadline.expired and not self.is_replaced:
-            return self.replace(timeout())
+        if self.deadline.expired and not self.is_replaced:
+            # What still leaves would be cut, so all of it is 504; the error of a 500 is logged.
+            return self.replace(timeout()) if message["status"] == 500 else checkpoint()
         if not self.status:
             self.status = message["status"]
             self.deadline.end()
@@ -177,7 +180,17 @@ class Exchange:
     def replace(self, refusal: HTTPException) -> Awaitable[None]:
         """Answer with `refusal` instead of what the application or the framework would send."""
         self.is_replaced = True
-        return self.middleware.refuse(refusal, self.scope, self.receive, self.send)
+        return self.refuse(refusal)
+
+    async def refuse(self, refusal: HTTPException) -> None:
+        """Answer with `refusal`, by a handler of the application or, if that fails, a problem."""
+        try:
+            await self.middleware.refuse(refusal, self.scope, self.receive, self.send)
+        except Exception as error:
+            log_exception(error)
+            if not self.status:
+                response = problem(refusal.status_code, refusal.detail, headers=refusal.headers)
+                await response(self.scope, self.receive, self.send)
 
     def send_part(self, message: Message) -> Awaitable[None]:
         """Send what follows the start, as it leaves."""
@@ -197,7 +210,10 @@ class Exchange:
 
 def is_body_limit(start: Message) -> bool:
     """Tell whether a response is the one of Starlette's body limit, which no handler sees."""
-    return BODY_LIMIT_HEADERS.issubset(start.get("headers", ()))
+    headers = start.get("headers", ())
+    others = {name for name, _ in headers} - {name for name, _ in BODY_LIMIT_HEADERS} - {b"vary"}
+    is_plain = all(name.startswith(b"access-control-") for name in others)
+    return is_plain and BODY_LIMIT_HEADERS.issubset(headers)
 
 
 def timeout() -> HTTPException:

@@ -12,6 +12,8 @@ from .limits import Limits
 
 # What a client sees when the connection ends without a close frame (RFC 6455, 7.1.5).
 NO_CLOSE_FRAME = 1006
+# Codes that the protocol defines (RFC 6455, 7.4.1, and IANA's registry).
+PROTOCOL_CODES = range(1000, 1016)
 
 
 class WebSocketMiddleware:
@@ -30,22 +32,25 @@ class WebSocketMiddleware:
         response_id = (b"x-request-id", ids["request_id"].encode())
         status = 403  # of the handshake: an application that never accepts refuses
         code: int | None = None
+        label = "other"  # of the code in metrics: clients may close with any of 2,000
 
         async def receive_and_note() -> Message:
-            nonlocal code
+            nonlocal code, label
             message = await receive()
             if message["type"] == "websocket.disconnect" and code is None:
                 code = message.get("code", NO_CLOSE_FRAME)
+                label = str(code) if code in PROTOCOL_CODES else label
             return message
 
         async def send_and_note(message: Message) -> None:
-            nonlocal code, status
+            nonlocal code, label, status
             if message["type"] in ("websocket.accept", "websocket.http.response.start"):
                 status = message.get("status", 101)
                 ids.update(request_id.span_ids())
                 message = {**message, "headers": [*message.get("headers", ()), response_id]}
             elif message["type"] == "websocket.close" and code is None:
                 code = message.get("code", 1000)
+                label = str(code)
             await send(message)
 
         self.limits.websockets_open += 1
@@ -60,7 +65,8 @@ class WebSocketMiddleware:
             if code is not None or status != 101:  # else uvicorn has an exception to log
                 request_id.unbind(token)
             ended = (code or NO_CLOSE_FRAME) if status == 101 else None
-            self.access_log.add_websocket(scope, status, ended, perf_counter() - started, ids)
+            seconds = perf_counter() - started
+            self.access_log.add_websocket(scope, status, ended, label, seconds, ids)
 
 
 async def refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:

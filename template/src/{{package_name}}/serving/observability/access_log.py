@@ -82,13 +82,14 @@ class AccessLog:
         scope: Scope,
         status: int,
         close_code: int | None,
+        close_label: str,
         seconds: float,
         ids: Mapping[str, str],
     ) -> None:
         """Log a WebSocket that has ended; without a close code its handshake was refused."""
         route = route_template(self._app, scope)
         if close_code is not None:
-            metrics.WEBSOCKET_DURATION.labels(route, close_code).observe(seconds)
+            metrics.WEBSOCKET_DURATION.labels(route, close_label).observe(seconds)
         if "info" in self._silent:
             return
         client = scope.get("client")

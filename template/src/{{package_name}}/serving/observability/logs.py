@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 
 from ..asgi import request_id
 from ..process.shared import OUTPUT_LOCK
@@ -128,7 +128,7 @@ class Log(logging.Handler):
         }
         ids = request_id.current()
         extra = {name: value for name, value in vars(record).items() if name not in RECORD}
-        for name, value in self.mask.values(extra).items():
+        for name, value in self.mask.values(plain(extra)).items():
             fields[f"extra_{name}" if name in OWN or name in ids else name] = value
         fields |= ids
         if record.exc_info:
@@ -137,6 +137,14 @@ class Log(logging.Handler):
         if record.stack_info:
             fields["stack"] = self.mask.text(record.stack_info)
         return fields
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values as JSON has them, so that the mask sees what models and bytes hold."""
+    try:
+        return {str(n): to_jsonable_python(v, fallback=str) for n, v in values.items()}
+    except ValueError:  # a circle, bytes that are no text
+        return values
 
 
 def as_json(event: dict[str, Any]) -> bytes:

@@ -48,6 +48,8 @@ class Mask:
                 return MASK
             case Mapping():
                 return self.values(value, levels)
+            case [str(name), str()] if self._name.fullmatch(name):  # of a list of headers
+                return [name, MASK]
             case list() | tuple() | set():
                 return [self._value(item, levels - 1) for item in value]
             case _:

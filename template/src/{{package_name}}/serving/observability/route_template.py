@@ -21,12 +21,12 @@ def route_template(app: FastAPI, scope: Scope) -> str:
     below = scope["root_path"][len(root) :] if root is not None else ""
     if not below:
         route = route or find_route(app.routes, scope)
-        return str(route.path_format) if route else UNMATCHED
+        return str(getattr(route, "path_format", UNMATCHED))
     prefix, routes = mount_template(app.routes, below)
     route = route or find_route(routes, scope)
-    if route is None or isinstance(route, Mount):  # the mounted application has answered by itself
+    if isinstance(route, Mount):  # the mounted application has answered by itself
         return prefix + "/{path}"
-    return prefix + str(route.path_format)
+    return prefix + str(getattr(route, "path_format", "/{path}"))
 
 
 def mount_template(routes: Sequence[BaseRoute], path: str) -> tuple[str, Sequence[BaseRoute]]:
