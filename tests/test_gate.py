@@ -511,6 +511,8 @@ def test_a_switch_that_loses_no_edit_is_silent(
 
 def test_line_endings_that_git_converts_are_no_edits(project: Project, switch: Update) -> None:
     git(project.path, "config", "core.autocrlf", "true")
+    (project.path / ".gitattributes").unlink()  # which asks for LF
+    commit(project.path, "no attributes")
     (project.path / EDITED["vm"]).unlink()
     git(project.path, "checkout", "--", EDITED["vm"])
     assert b"\r\n" in (project.path / EDITED["vm"]).read_bytes()

@@ -55,7 +55,7 @@ def test_it_has_no_connection_and_no_loop(master: Server) -> None:
 
     expected = r"/dev/(null|urandom)|pipe:.*|/dev/shm/(wgunicorn|metrics)-.*|"
     expected += re.escape(str(master.log_file))
-    expected += r"|/tmp/\w+ \(deleted\)"  # the lock of standard output
+    expected += r"|/memfd:output-lock \(deleted\)"
     others = [name for name in opened if not re.fullmatch(expected, name)]
     assert len(others) == 1, opened
     assert others[0].startswith("socket:"), opened

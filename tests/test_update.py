@@ -172,13 +172,15 @@ def test_the_reference_service_is_whole_after_an_update_and_works(
 def test_a_line_in_any_file_survives_an_update(
     copied: Callable[..., Project], version: str, target: str
 ) -> None:
-    """In conflict perhaps, but there: a template that moves or drops a file would lose it."""
+    """In conflict perhaps, but there; one in a file of the serving layer that moved is reported."""
     project = copied(target, f"v{version}")
     edits = edit_every_file(project)
 
     update(project, LATEST)
 
-    assert edits.lost_in(project) == []
+    lost = [edit.partition(": ")[0] for edit in edits.lost_in(project)]
+    reported = project.run(*GATE, check=False).stdout if lost else ""
+    assert [file for file in lost if "/serving/" not in file or file not in reported] == []
 
 
 def edit_every_file(project: Project) -> Edits:

@@ -62,8 +62,11 @@ class OutputLock(AbstractContextManager[None]):
     """
 
     def __init__(self) -> None:
-        self._file, path = tempfile.mkstemp()
-        os.unlink(path)
+        if sys.platform == "linux":
+            self._file = os.memfd_create("output-lock")  # no disk may be writable
+        else:
+            self._file, path = tempfile.mkstemp()
+            os.unlink(path)
 
     def __enter__(self) -> None:
         fcntl.lockf(self._file, fcntl.LOCK_EX)
