@@ -118,7 +118,7 @@ class Exchange:
             finally:
                 limits.in_flight -= 1
                 deadline.end()
-            if deadline.expired and (error or not self.status):
+            if deadline.expired:
                 deadline.log(error)
                 error = None
             if deadline.expired and not self.status:
@@ -152,6 +152,8 @@ class Exchange:
         """Send a message of the application."""
         if message["type"] == "http.response.start":
             return self.start(message)
+        if self.deadline.expired and not self.status:
+            return checkpoint()  # its start was held back, in a shielded scope without an exception
         if self.is_replaced and self.is_complete:
             return nothing()  # the rest of the response that was replaced
         if self.compressor and message["type"] == "http.response.body":
