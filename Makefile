@@ -7,7 +7,7 @@ export UV_PYTHON_PREFERENCE ?= only-system
 # An activated environment of another project must not be taken for this one's.
 unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test lint format docs bench clean
+.PHONY: help demo test lint format generated docs bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -24,8 +24,10 @@ lint: .venv/ready ## the template's own sources and its tests
 format: .venv/ready ## what ruff can mend by itself
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-docs: .venv/ready ## the site, in build/site; the reference anew
-	@.venv/bin/python -m tests.harness.reference
+generated: .venv/ready ## the files that follow from the template: manifests, records, reference
+	@.venv/bin/python -m tests.harness.generated
+
+docs: generated ## the site, in build/site
 	@.venv/bin/zensical build --strict --clean
 
 bench: .venv/ready ## measure all that is quoted, in about ten minutes; ARGS="--quick peers" picks

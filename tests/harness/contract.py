@@ -81,7 +81,11 @@ def _newer(version: str, than: str) -> bool:
     return first > second
 
 
+def write(template: Path = ROOT) -> None:
+    """Write the snapshot of a checkout."""
+    snapshot = contract((template / "copier.yml").read_text())
+    (template / SNAPSHOT).write_text(json.dumps(snapshot, indent=2) + "\n")
+
+
 if __name__ == "__main__":
-    snapshot = contract((ROOT / "copier.yml").read_text())
-    (ROOT / SNAPSHOT).write_text(json.dumps(snapshot, indent=2) + "\n")
-    print(f"{SNAPSHOT}: {len(snapshot)} questions")
+    write()
