@@ -71,8 +71,10 @@ def declared(scope: Scope) -> DeclaredDeadline | None:
 class Deadline:
     """The deadline of one request."""
 
-    __slots__ = ("cancel_scope", "deadlines", "expired", "is_over", "scope", "seconds", "stack")
-    __slots__ += ("started", "task", "timer")
+    __slots__ = (
+        *("deadlines", "scope", "started", "seconds", "cancel_scope", "task", "timer"),
+        *("is_over", "expired", "stack"),
+    )
 
     def __init__(self, deadlines: "Deadlines", scope: Scope, started: float) -> None:
         self.deadlines = deadlines
