@@ -79,7 +79,9 @@ class AccessLog:
     ) -> None:
         """Log a WebSocket that has ended; without a close code its handshake was refused."""
         route = route_template(self._app, scope)
-        if close_code is not None:
+        if close_code is None:  # a GET request, with a response of HTTP
+            metrics.DURATION.labels("GET", route, status).observe(seconds)
+        else:
             metrics.WEBSOCKET_DURATION.labels(route, close_label).observe(seconds)
         if "info" in self._silent:
             return
