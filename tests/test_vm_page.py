@@ -182,6 +182,7 @@ def unknown_words(page: str, project: Project) -> Iterator[str]:
     for program, *words in told_commands(page):
         if program in ELSEWHERE:
             continue
+        program = program.removeprefix(f"/opt/{slug}/current/")
         path = shutil.which(project.path / program if "/" in program else program)
         if path is None:
             yield program
@@ -218,7 +219,10 @@ def unknown_paths(page: str, project: Project) -> set[str]:
         text = re.sub(rf"\${name}\b", value, text)
     text = text.replace("$name", slug)
     found = set(re.findall(rf"/(?:opt|etc|run)/{slug}[\w./-]*[\w]", page))
-    return {path for path in found if path not in text}
+    release = f"/opt/{slug}/current/"
+    found = {path.removeprefix(release) for path in found}  # has the files of the checkout
+    found = {re.sub("/secrets/[A-Z_]+$", "/secrets", path) for path in found}
+    return {path for path in found if path not in text and not (project.path / path).is_file()}
 
 
 @pytest.fixture(scope="module")
