@@ -18,6 +18,7 @@ from .harness.project import Project
 from .harness.template import ROOT
 
 PAGE = (ROOT / "docs/vm.md").read_text()
+RUNBOOK = (ROOT / "docs/vm-runbook.md").read_text()
 
 HEADING = re.compile(r"^### `(.+)`$")
 ROW = re.compile(r"^\| (`.+?`) \| .+ \|$")
@@ -227,10 +228,10 @@ def unknown_paths(page: str, project: Project) -> set[str]:
 
 @pytest.fixture(scope="module")
 def pages(orders: Project) -> str:
-    """The page, and what the service itself says about its deployment."""
+    """Both pages, and what the service itself says about its deployment."""
     if missing := host.missing_tools():
         pytest.skip(f"no host without {', '.join(missing)}")
-    return PAGE + (orders.path / "deploy/README.md").read_text()
+    return PAGE + RUNBOOK + (orders.path / "deploy/README.md").read_text()
 
 
 def test_commands_and_paths_are_there(pages: str, orders: Project) -> None:
