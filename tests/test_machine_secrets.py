@@ -127,7 +127,7 @@ def test_other_files_have_no_effect_and_links_are_named_by_a_deploy(
     installed: Service, machine: Machine
 ) -> None:
     installed.secret("API_TOEKN", TOKEN)
-    machine.run("ln", "-s", "/root/token", f"/etc/{installed.slug}/secrets/API_TOKEN")
+    machine.run("ln", "-sf", "/root/token", f"/etc/{installed.slug}/secrets/API_TOKEN")
 
     said = machine.run(installed.deploy_here).stdout
     printed = check(installed)
