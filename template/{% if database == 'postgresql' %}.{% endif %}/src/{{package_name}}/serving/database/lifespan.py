@@ -53,13 +53,13 @@ class DatabaseLifespan:
         sampling = asyncio.create_task(sample(database))
 
         async def send_after_closing(message: Message) -> None:
-            if message["type"].startswith("lifespan.shutdown"):
+            if message["type"] != "lifespan.startup.complete":  # uvicorn waits for nothing after it
                 await database.close()
             await send(message)
 
         try:
             if fault := await self.fault_at_start(database):
-                await send({"type": "lifespan.startup.failed", "message": fault})
+                await send_after_closing({"type": "lifespan.startup.failed", "message": fault})
                 raise RuntimeError(fault)
             scope.setdefault("state", {})["database"] = database
             await app(scope, receive, send_after_closing)

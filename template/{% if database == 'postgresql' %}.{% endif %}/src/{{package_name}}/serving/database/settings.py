@@ -36,7 +36,8 @@ def usable(url: SecretStr) -> SecretStr:
 class DatabaseSettings(ServingSettings):
     """Settings of the serving layer and of the database."""
 
-    database_url: Annotated[SecretStr, AfterValidator(usable)]
+    # Required; by keyword, so that a type checker lets a subclass be made without arguments.
+    database_url: Annotated[SecretStr, AfterValidator(usable)] = Field(default=...)
     # Connections of the server that this service may use; several hosts share them.
     database_connections: int = Field(default=connections.AVAILABLE, ge=5)
     # Connections of a process; None: its share of those.
