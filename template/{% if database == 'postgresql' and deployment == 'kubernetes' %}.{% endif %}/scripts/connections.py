@@ -3,8 +3,8 @@
     kubectl kustomize deploy/kubernetes/overlays/production | scripts/connections.py
 
 Each pod opens up to DATABASE_POOL_SIZE connections. At once there are maxReplicas, the surge of a
-rollout, and the pods that still drain: they don't count as surge. Needs PyYAML. Exit status 1 with
-a line when the sum is above DATABASE_CONNECTIONS, or can't be computed.
+rollout, and the pods that still drain: they don't count as surge. Exit status 1 with a line
+when the sum is above DATABASE_CONNECTIONS, or can't be computed.
 """
 
 import math
@@ -43,8 +43,8 @@ def pods_at_once(deployment: dict[str, Any], autoscalers: list[dict[str, Any]]) 
     if strategy.get("type") == "Recreate":
         return replicas
     extra = surge(replicas, (strategy.get("rollingUpdate") or {}).get("maxSurge", "25%"))
-    grace = spec["template"]["spec"].get("terminationGracePeriodSeconds", 30)
-    steps = math.ceil(grace / (spec.get("minReadySeconds", 0) + START_SECONDS))
+    grace = int(spec["template"]["spec"].get("terminationGracePeriodSeconds", 30))
+    steps = math.ceil(grace / (int(spec.get("minReadySeconds", 0)) + START_SECONDS))
     return replicas + extra + min(replicas, max(extra, 1) * steps)
 
 
@@ -81,6 +81,7 @@ def faults(manifests: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    found = faults(list(yaml.load_all(sys.stdin, yaml.SafeLoader)))
+    load: Any = yaml.safe_load_all  # untyped
+    found = faults(list(load(sys.stdin)))
     print("".join(f"{fault}\n" for fault in found), end="", file=sys.stderr)
     sys.exit(1 if found else 0)
