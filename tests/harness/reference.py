@@ -126,7 +126,7 @@ def _facts(question: dict[str, Any]) -> Iterator[tuple[str, str]]:
     default = question.get("default")
     yield "default", _default(default) if default is not None else "none: it must be answered"
     if complaint := _complaint(question.get("validator", "")):
-        yield "else it says", complaint
+        yield "accepts", complaint
     if condition := question.get("ask"):
         [(name, value)] = re.findall(r"(\w+) == '(\w+)'", condition)
         yield "asked for", code(value if name == "deployment" else f"{name}={value}")
