@@ -429,3 +429,104 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("it never came to be")
+
+
+Migration = Callable[..., None]
+
+
+@pytest.fixture
+def migration(service: Project, database: PostgreSQL) -> Iterator[Migration]:
+    """Write a migration after the first; it and what it did are gone afterwards."""
+    directory = service.path / f"src/{service.package}/migrations"
+    database.sql("DROP DATABASE IF EXISTS migrated WITH (FORCE)")
+    database.sql(f"CREATE DATABASE migrated TEMPLATE {DATABASE}")
+    written = []
+
+    def write(*statements: str, revision: str = "0002", after: str = "0001") -> None:
+        body = "\n".join(f"    {statement}" for statement in statements)
+        file = directory / f"{revision}_test.py"
+        file.write_text(
+            f'from alembic import op\nrevision = "{revision}"\ndown_revision = "{after}"\n'
+            f"def upgrade() -> None:\n{body}\n"
+        )
+        written.append(file)
+
+    yield write
+    for file in written:
+        file.unlink()
+
+
+def test_a_migration_that_fails_undoes_what_it_did_and_says_why(
+    service: Project, database: PostgreSQL, migration: Migration
+) -> None:
+    migration('op.execute("CREATE TABLE half (id int)")', 'op.execute("SELECT 1 / 0")')
+
+    done = migrate(service, database, "migrated", check=False)
+
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].endswith("division by zero: SELECT 1 / 0")
+    assert "Traceback" not in done.stdout
+    assert database.sql("SELECT to_regclass('half')", "migrated") == [""]
+    assert database.sql("SELECT version_num FROM alembic_version", "migrated") == ["0001"]
+
+
+def test_a_migration_waits_for_a_lock_and_lets_others_by_meanwhile(
+    service: Project, database: PostgreSQL, migration: Migration
+) -> None:
+    migration('op.execute("ALTER TABLE notes ADD COLUMN author text")')
+    with ThreadPoolExecutor(1) as threads:
+        holding = threads.submit(
+            database.sql, "BEGIN; LOCK TABLE notes; SELECT pg_sleep(6); COMMIT", "migrated"
+        )
+        held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
+        wait_until(lambda: int(database.sql(held, "migrated")[0]) > 0)
+
+        done = migrate(service, database, "migrated")
+        holding.result()
+
+    assert "a table is locked: attempt 1 of 10" in done.stdout
+    assert done.stdout.splitlines()[-1] == "the schema is at 0002"
+    assert database.sql("SELECT author FROM notes", "migrated") == []
+
+
+def test_two_migrations_at_once_run_one_after_the_other(
+    service: Project, database: PostgreSQL, migration: Migration
+) -> None:
+    """Also one that takes no transaction: it waits for the snapshots of all others."""
+    migration(
+        'op.execute("SELECT pg_sleep(3)")',
+        "with op.get_context().autocommit_block():",
+        '    op.execute("CREATE INDEX CONCURRENTLY late ON notes (created_at)")',
+    )
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(migrate, service, database, "migrated") for _ in range(2)]
+        said = [each.result().stdout for each in both]
+
+    assert sorted("applied 0002" in each for each in said) == [False, True]
+    assert all(each.splitlines()[-1] == "the schema is at 0002" for each in said)
+
+
+def test_migrations_that_follow_the_same_one_are_refused_with_a_line(
+    service: Project, database: PostgreSQL, migration: Migration
+) -> None:
+    migration("pass")
+    migration("pass", revision="0003")
+
+    done = migrate(service, database, "migrated", check=False)
+
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stdout.startswith("migrate: ")
+    assert "0002" in done.stdout
+
+
+def test_a_migration_without_a_server_is_a_line(service: Project, database: PostgreSQL) -> None:
+    url = f"postgresql://user:hunter2@127.0.0.1:{free_port()}/orders"
+    command = (service.program("python"), "-m", f"{service.package}.serving.database", "migrate")
+
+    done = service.run(*command, env={"DATABASE_URL": url}, check=False)
+
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stdout.startswith("migrate: no connection: ")
+    assert "hunter2" not in done.stdout

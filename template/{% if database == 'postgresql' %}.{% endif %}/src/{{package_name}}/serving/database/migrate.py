@@ -8,14 +8,13 @@ from contextlib import asynccontextmanager
 import asyncpg
 from alembic import command
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from .engine import CONNECT_SECONDS, sqlstate
-from .schema import config, next_revision
+from .schema import config, known_revisions, next_revision
 from .settings import DatabaseSettings
 
 # Of this session-level lock: a migration at a time in a database. "migrate" in ASCII.
@@ -102,8 +101,7 @@ async def _apply(engine: AsyncEngine, say: Callable[[str], None]) -> None:
 
 
 def _upgrade(connection: Connection, say: Callable[[str], None]) -> None:
-    found = config()
-    known = {script.revision for script in ScriptDirectory.from_config(found).walk_revisions()}
+    found, known = config(), known_revisions()
     before = set(MigrationContext.configure(connection).get_current_heads())
     connection.rollback()
     if not before <= known:

@@ -67,12 +67,14 @@ class Schema:
             return f"DATABASE_URL: alembic_version can't be read: {error.orig}"
 
 
-def next_revision() -> str:
-    """The number of the next migration. Raises `CommandError` when two of them come last."""
+def known_revisions() -> set[str]:
+    """The migrations of this version. Raises `CommandError` when two of them come last."""
     script = ScriptDirectory.from_config(config())
     if len(heads := script.get_heads()) > 1:
-        raise CommandError(
-            f"{' and '.join(heads)} both follow the same migration: let one follow the other"
-        )
-    count = sum(1 for _ in script.walk_revisions())
-    return f"{count + 1:04}"
+        raise CommandError(f"{' and '.join(heads)} are both the last: let one follow the other")
+    return {each.revision for each in script.walk_revisions()}
+
+
+def next_revision() -> str:
+    """The number of the next migration."""
+    return f"{len(known_revisions()) + 1:04}"
