@@ -323,7 +323,7 @@ def files_page() -> str:
         rows.append((code(shown), only, owner(path, "zebra_9_ledger")))
     return (
         "# Files\n\nEvery file of a service that answers with the defaults, and"
-        " [whose it is](../ownership.md).\n\n" + table(("path", "only on", "whose"), rows)
+        " [its owner](../ownership.md).\n\n" + table(("path", "only on", "owner"), rows)
     )
 
 
