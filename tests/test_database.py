@@ -470,22 +470,31 @@ def test_a_migration_that_fails_undoes_what_it_did_and_says_why(
     assert database.sql("SELECT version_num FROM alembic_version", "migrated") == ["0001"]
 
 
-def test_a_migration_waits_for_a_lock_and_lets_others_by_meanwhile(
+def test_a_migration_that_finds_a_table_locked_is_tried_again(
     service: Project, database: PostgreSQL, migration: Migration
 ) -> None:
     migration('op.execute("ALTER TABLE notes ADD COLUMN author text")')
+    held = "SELECT pid FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
     with ThreadPoolExecutor(1) as threads:
-        holding = threads.submit(
-            database.sql, "BEGIN; LOCK TABLE notes; SELECT pg_sleep(6); COMMIT", "migrated"
-        )
-        held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted"
-        wait_until(lambda: int(database.sql(held, "migrated")[0]) > 0)
+        threads.submit(database.sql, "BEGIN; LOCK TABLE notes; SELECT pg_sleep(600)", "migrated")
+        wait_until(lambda: database.sql(held, "migrated") != [])
+        [pid] = database.sql(held, "migrated")
+        variables = {"DATABASE_URL": database.url_of("migrated"), "PYTHONUNBUFFERED": "1"}
+        with subprocess.Popen(
+            [service.program("python"), "-m", f"{service.package}.serving.database", "migrate"],
+            cwd=service.path,
+            env=service.variables(variables),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as migrating:
+            assert migrating.stdout
+            first = migrating.stdout.readline()
+            database.sql(f"SELECT pg_terminate_backend({pid})", "migrated")
+            rest = migrating.stdout.read().splitlines()
 
-        done = migrate(service, database, "migrated")
-        holding.result()
-
-    assert "a table is locked: attempt 1 of 10" in done.stdout
-    assert done.stdout.splitlines()[-1] == "the schema is at 0002"
+    assert first == "a table is locked: attempt 1 of 10\n"
+    assert rest[-1] == "the schema is at 0002"
+    assert migrating.returncode == 0
     assert database.sql("SELECT author FROM notes", "migrated") == []
 
 
