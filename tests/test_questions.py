@@ -55,6 +55,8 @@ UNUSABLE_NETWORK = "'proxy_network': an IPv4 network without host bits such as 1
         ("request_timeout_seconds", "0", "'request_timeout_seconds': between 1 and 3600"),
         ("request_timeout_seconds", "3601", "'request_timeout_seconds': between 1 and 3600"),
         ("request_timeout_seconds", "soon", "invalid literal for int() with base 10: 'soon'"),
+        ("load_balancer_seconds", "4", "'load_balancer_seconds': between 5 and 300"),
+        ("load_balancer_seconds", "301", "'load_balancer_seconds': between 5 and 300"),
         ("route", "nodeport", "'route': 'nodeport' is not in ['httproute', 'ingress']"),
         ("proxy_network", "*", UNUSABLE_NETWORK),
         ("proxy_network", "", UNUSABLE_NETWORK),
