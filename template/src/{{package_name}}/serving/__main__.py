@@ -1,4 +1,4 @@
-"""What the service runs with, and whether that fits: `python -m PACKAGE.serving [--quiet]`.
+"""Print and check the configuration: `python -m PACKAGE.serving [--quiet]`.
 
 Prints the variables in effect, one a line, secrets masked. Exits with status 0, or with 3 and a
 line for each fault on stderr.
@@ -18,7 +18,7 @@ from .process import environment
 from .settings import STARTUP_FAILURE, Environment, ServingSettings, load, variable
 
 MASK = "**********"
-# Whole words: MONKEY is no key.
+# Whole words: MONKEY is not a key.
 SECRET_NAME = re.compile(
     r"(?:\b|_)(?:pass(?:word|wd|phrase)?|pwd|secrets?|tokens?|credentials?|(?:api)?keys?)(?:\b|_)",
     re.IGNORECASE,
@@ -30,7 +30,7 @@ DSN_CREDENTIALS = re.compile(
 
 
 def main() -> None:
-    """Print and check what the environment says."""
+    """Print the configuration and its faults."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}",
         description="Print the configuration in effect, secrets masked, and check it.",
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def settings_class() -> type[ServingSettings]:
-    """`Settings` of the service's own settings.py; those of the serving layer where it has none."""
+    """Return `Settings` of the service's settings.py; without one, those of the serving layer."""
     module = f"{__package__.rpartition('.')[0]}.settings"
     if find_spec(module) is None:
         return ServingSettings
@@ -65,7 +65,7 @@ def settings_class() -> type[ServingSettings]:
 
 
 def missing_modules() -> Iterator[str]:
-    """A line for each part of a fast uvicorn that can't be imported."""
+    """Yield a line for each optional part of uvicorn that cannot be imported."""
     for module in ("uvloop", "httptools"):
         try:
             import_module(module)
@@ -74,7 +74,7 @@ def missing_modules() -> Iterator[str]:
 
 
 def effective(settings: ServingSettings) -> Iterator[str]:
-    """Each variable with its value: those of the settings, then those that the server reads."""
+    """Yield each variable with its value: first the settings, then what the server reads."""
     values = settings.model_dump(mode="json", fallback=str)
     for name, field in type(settings).model_fields.items():
         alias = field.validation_alias
@@ -88,7 +88,7 @@ def effective(settings: ServingSettings) -> Iterator[str]:
 
 
 def masked(name: str, value: object) -> object:
-    """`value` without what nobody should read: by its name, or by what a text looks like."""
+    """Return `value` with secrets masked: by its name, or by the form of the text."""
     if value and SECRET_NAME.search(name):
         return MASK
     if isinstance(value, dict):
@@ -101,7 +101,7 @@ def masked(name: str, value: object) -> object:
 
 
 def shown(value: object) -> str:
-    """One line, as the environment would hold it."""
+    """Return one line, as the environment would hold it."""
     if value is None:
         return ""
     if isinstance(value, str) and value.isprintable():
