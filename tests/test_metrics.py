@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -103,7 +103,12 @@ of_vm = pytest.mark.parametrize("target", ["vm"], indirect=True, scope="session"
 
 @contextmanager
 def served(
-    project: Project, directory: Path, *, max_requests: int = 0, workers: int = 2, **env: str
+    project: Project,
+    directory: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    max_requests: int = 0,
+    workers: int = 2,
 ) -> Iterator[Server]:
     """The application above, ready, with its metrics on a port of their own."""
     (directory / "counting.py").write_text(APPLICATION.format(package=project.package))
@@ -118,7 +123,7 @@ def served(
         "METRICS_PORT": str(metrics_port),
         "PYTHONPATH": str(directory),
         "WEB_CONCURRENCY": str(workers),
-        **env,
+        **(env or {}),
     }
     if "kubernetes" in project.answers.values():
         del variables["WEB_CONCURRENCY"]
@@ -184,7 +189,7 @@ def test_46_workers_that_were_recycled_leave_20_files_and_exact_counts(
         return tally.answered
 
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(kept), "LOG_LEVEL": "warning"}
-    with served(project, tmp_path, max_requests=40, **environment) as server:
+    with served(project, tmp_path, environment, max_requests=40) as server:
         answered = asyncio.run(recycle(server))
 
         assert value(server, "asked_total") == answered
@@ -198,7 +203,7 @@ def test_the_gauges_of_a_dead_worker_go_and_its_counts_stay(
     project: Project, tmp_path: Path
 ) -> None:
     with served(project, tmp_path, workers=3) as server:
-        asked = set()
+        asked: set[int] = set()
         while len(asked) < 3:
             asked.add(int(server.get("/process").body))
         counted = value(server, "asked_total")
@@ -226,7 +231,7 @@ def test_a_directory_that_was_given_is_emptied_of_its_files_and_stays(
     (given / "counter_4711.db").write_bytes(b"another program's")
     (given / "counter_slot-9.db").write_bytes(b"of a service that was killed")
 
-    with served(project, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(given)) as server:
+    with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(given)}) as server:
         server.get("/process")
         assert value(server, "asked_total") == 1
         assert "counter_slot-9.db" not in files(given)
@@ -244,7 +249,7 @@ def test_a_check_of_the_configuration_leaves_the_files_of_a_service_that_runs(
     given.mkdir()
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(given), "PYTHONPATH": str(tmp_path)}
 
-    with served(project, tmp_path, **environment) as server:
+    with served(project, tmp_path, environment) as server:
         server.get("/process")
         check = ["--config", f"{tmp_path}/gunicorn.conf.py", "--check-config", "counting:app"]
         project.run(project.program("gunicorn"), *check, env=environment)
@@ -293,7 +298,7 @@ def asked_for_all(server: Server) -> set[int]:
 def test_a_disk_that_fills_up_costs_metrics_and_no_worker(
     project: Project, tmp_path: Path, small: Path
 ) -> None:
-    with served(project, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(small)) as server:
+    with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(small)}) as server:
         before = workers(server)
         free = os.statvfs(small)
         (small / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize))
@@ -313,7 +318,7 @@ def test_a_disk_that_is_full_at_the_start_costs_metrics_and_no_worker(
 ) -> None:
     (small / "filler").write_bytes(bytes(12 * 2**16))
 
-    with served(project, tmp_path, PROMETHEUS_MULTIPROC_DIR=str(small)) as server:
+    with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(small)}) as server:
         before = workers(server)
 
         assert asked_for_all(server) == {200}
@@ -325,7 +330,7 @@ def test_a_disk_that_is_full_at_the_start_costs_metrics_and_no_worker(
 
 def test_the_service_answers_while_it_is_scraped(project: Project, tmp_path: Path) -> None:
     """The scrape waits for a request that only the event loop below it can answer."""
-    with served(project, tmp_path, workers=1, HOLD="yes") as server:
+    with served(project, tmp_path, {"HOLD": "yes"}, workers=1) as server:
         texts: list[str] = []
         scraping = threading.Thread(target=lambda: texts.append(scrape(server)))
         scraping.start()

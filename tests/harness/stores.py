@@ -14,6 +14,9 @@ from tempfile import TemporaryDirectory
 from .server import START_SECONDS, free_port
 
 
+Command = list[str | Path]
+
+
 @dataclass(frozen=True)
 class PostgreSQL:
     """A server that trusts every client."""
@@ -33,16 +36,23 @@ def missing_tools() -> list[str]:
 @contextmanager
 def postgresql() -> Iterator[PostgreSQL]:
     """Start PostgreSQL; it does not run as root."""
-    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    user: Command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     programs = _programs()
     assert programs
     with TemporaryDirectory(prefix="postgresql-") as name:
         directory, port = Path(name), free_port()
         shutil.chown(directory, "postgres")
         data = directory / "data"
-        initdb = [*user, programs / "initdb", "--auth=trust", "--no-sync", "--pgdata", data]
+        initdb: Command = [
+            *user,
+            programs / "initdb",
+            "--auth=trust",
+            "--no-sync",
+            "--pgdata",
+            data,
+        ]
         subprocess.run(initdb, check=True, capture_output=True)
-        options = ["-D", data, "-p", str(port), "-k", directory, "-c", "fsync=off"]
+        options: Command = ["-D", data, "-p", str(port), "-k", directory, "-c", "fsync=off"]
         with _running([*user, programs / "postgres", *options], port):
             yield PostgreSQL(port, directory)
 
@@ -63,7 +73,7 @@ def _programs() -> Path | None:
 
 
 @contextmanager
-def _running(command: list[str | Path], port: int) -> Iterator[None]:
+def _running(command: Command, port: int) -> Iterator[None]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         _wait_until_listening(process, port)
