@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 from .server import START_SECONDS, free_port
 
-
 Command = list[str | Path]
 
 
