@@ -145,7 +145,7 @@ def test_the_memory_of_metrics_is_as_large_as_the_file_says(stack: Stack) -> Non
 
 
 def test_a_thread_from_before_the_fork_stops_a_start_in_it(service: Project, stack: Stack) -> None:
-    application = "import threading; threading.Timer(99, print).start(); app = None"
+    application = "import threading; threading.Timer(99, print).start(); app = print"
     start = f'cd /tmp && echo "{application}" >opened.py && exec gunicorn --pythonpath /tmp'
     start += ' --config "$OLDPWD/gunicorn.conf.py" --bind 127.0.0.1:8111 opened:app'
 

@@ -148,6 +148,10 @@ REFUSED = {
     "an asynchronous query": (f"{ASYNC}asyncio.run(ask())", "connection 127.0.0.1:{port}"),
     "a ping of Redis": (f"{REDIS}client.ping()", "connection 127.0.0.1:{redis_port}"),
     "a thread": (THREAD, "thread poller"),
+    "a thread that Python would wait for": (
+        THREAD.replace("daemon=True", "daemon=False"),
+        "thread poller",
+    ),
     "a thread and a ping of Redis": (
         f"{REDIS}client.ping()\n{THREAD}",
         "connection 127.0.0.1:{redis_port}, thread poller",

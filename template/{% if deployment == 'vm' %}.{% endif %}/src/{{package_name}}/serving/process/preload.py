@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..settings import STARTUP_FAILURE
+from .slots import SLOTS
 
 # A datagram is whole whichever process sends it: syslog, statsd.
 STREAMS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
@@ -22,7 +23,7 @@ FORK_SAFE = ("jemalloc_bg_thd",)
 
 
 def check(allowed: Sequence[str] = ()) -> None:
-    """Exit with status 3 and a line if this process holds a connection or another thread.
+    """End this process with status 3 and a line if it holds a connection or another thread.
 
     `allowed` has patterns of addresses (`10.0.0.5:6379`, a path) and of names of threads.
     """
@@ -35,8 +36,10 @@ def check(allowed: Sequence[str] = ()) -> None:
             " open it in the lifespan, or name what is safe in allowed_before_fork"
             " of gunicorn.conf.py",
             file=sys.stderr,
+            flush=True,
         )
-        raise SystemExit(STARTUP_FAILURE)
+        SLOTS.close()
+        os._exit(STARTUP_FAILURE)  # not SystemExit, which waits for the threads
 
 
 def is_allowed(name: str, allowed: Sequence[str]) -> bool:

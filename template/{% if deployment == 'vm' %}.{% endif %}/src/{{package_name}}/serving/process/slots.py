@@ -77,7 +77,8 @@ class Slots:
         self._own: int | None = None
         self._files: dict[str, NumberFile | None] = {}
         self._locks: int | None = None
-        self._opened = False
+        self._opened_by = 0
+        self._remove = False
         os.register_at_fork(after_in_child=self._forget)
 
     def open(self, *, remove: bool) -> None:
@@ -86,9 +87,9 @@ class Slots:
         When this process ends, no file is left; with `remove` no directory either. Another process
         that has a slot keeps its files. Exits with a line when there is no such directory.
         """
-        if self._opened:
+        if self._opened_by:
             return
-        self._opened = True
+        self._opened_by, self._remove = os.getpid(), remove
         try:
             self._locks = self._open_locks()
         except OSError as error:
@@ -98,7 +99,7 @@ class Slots:
             if not self.taken:
                 self._take()
             self._clear()
-        atexit.register(self._close, os.getpid(), remove)
+        atexit.register(self.close)
 
     def take(self) -> None:
         """Take a slot; every value goes on in its files."""
@@ -158,8 +159,9 @@ class Slots:
                 if slot != self._own or not self._files:
                     os.remove(path)
 
-    def _close(self, process: int, remove: bool) -> None:
-        if process != os.getpid():  # a worker
+    def close(self) -> None:
+        """Remove what the process that called `open` leaves behind; in a worker do nothing."""
+        if self._opened_by != os.getpid():
             return
         with self.lock:
             self._files.clear()
@@ -167,7 +169,7 @@ class Slots:
         with suppress(OSError):
             if not self._found():
                 os.remove(os.path.join(os.environ[VARIABLE], LOCKS))
-            if remove:
+            if self._remove:
                 os.rmdir(os.environ[VARIABLE])
 
     def _forget(self) -> None:
