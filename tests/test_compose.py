@@ -137,6 +137,24 @@ def test_the_app_has_no_rights_and_nothing_can_be_written(stack: Stack) -> None:
         assert refused.stderr.count("Read-only file system") == 3
 
 
+def test_the_memory_of_metrics_is_as_large_as_the_file_says(stack: Stack) -> None:
+    app = stack.container("app")
+
+    assert "shm 256M" in app.exec(["sh", "-c", "df -h /dev/shm | tr -s ' '"]).stdout
+    assert "histogram_slot-" in app.exec(["sh", "-c", "ls /dev/shm/metrics-*"]).stdout
+
+
+def test_a_thread_from_before_the_fork_stops_a_start_in_it(service: Project, stack: Stack) -> None:
+    application = "import threading; threading.Timer(99, print).start(); app = None"
+    start = f'cd /tmp && echo "{application}" >opened.py && exec gunicorn --pythonpath /tmp'
+    start += ' --config "$OLDPWD/gunicorn.conf.py" --bind 127.0.0.1:8111 opened:app'
+
+    ended = stack.container("app").exec(["sh", "-c", start])
+
+    assert ended.returncode == 3, ended
+    assert "before the fork of the workers: thread Thread-1: open it in" in ended.stderr
+
+
 def test_what_nginx_says_by_itself_is_a_problem_too(stack: Stack) -> None:
     large = stack.ask("/health/live", method="POST", body=b"x" * (2**20 + 1))
     stack.compose("stop", "app")

@@ -113,14 +113,14 @@ def test_it_finishes_a_download_before_it_goes(pod: Pod, production: Deployment)
         stopped = kubelet.submit(pod.container.stop, production.grace_seconds)
         while (ready := pod.get("/health/ready")).status == 200:
             time.sleep(0.02)
-        live = pod.get("/health/live")
-        pod.wait_for_log("Waiting for connections to close")
+        while (late := pod.get("/health/live")).headers.get("connection") != "close":
+            time.sleep(0.02)
         received += b"".join(iter(lambda: download.recv(2**16), b""))
 
         assert stopped.result() == 0
 
     assert (ready.status, json.loads(ready.body)) == (503, {"status": "draining"})
-    assert live.status == 200
+    assert late.status == 200
     head, _, body = received.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 OK")
     assert f"content-length: {len(body)}".encode() in head.lower()

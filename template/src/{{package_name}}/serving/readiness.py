@@ -69,7 +69,7 @@ class Readiness:
         timeout: float = 2.0,
         required: bool = False,
     ) -> None:
-        """Add a check. It fails when it raises, returns False, or takes over `timeout` seconds.
+        """Add a check. It fails when it raises, returns False or exceeds `timeout` seconds.
 
         A check that is not `required` is only reported. Do not require a dependency that all
         instances share: when it fails, every instance would leave the load balancer at once.

@@ -89,8 +89,8 @@ class ServingSettings(BaseSettings):
     )
     # The default of most proxies. A route that accepts more declares it: `max_body_size=`.
     max_body_bytes: int = Field(default=2**20, ge=0)
-    # Requests in flight of a process, and as many WebSockets. Each holds one or two sockets: its
-    # own and one to a database, say. So this stays below the usual limit of 1,024 open files.
+    # Requests in flight of a process, and as many WebSockets. Each holds a socket, often a second
+    # one, to a database say, so this stays below the usual limit of 1,024 open files.
     max_concurrency: int = Field(default=500, ge=1)
     # `*.example.com` is every subdomain. `*` accepts every name: the proxy checks them.
     allowed_hosts: Names = Field(default=("*",), min_length=1)
