@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .conftest import Render
 from .harness import compose
@@ -231,6 +232,17 @@ def test_as_many_workers_as_its_limits_have_room_for(
         stack.wait_until_ready()
 
         assert stack.container("app").workers() == workers
+
+
+@pytest.mark.parametrize("database", ["none", "postgresql"])
+def test_every_service_that_runs_the_image_has_the_secrets(render: Render, database: str) -> None:
+    project = render(deployment="vm", database=database)
+    slug = project.answers["project_slug"]
+    given = yaml.safe_load((project.path / SECRETS).read_text())["services"]
+
+    of_image = {name for name, each in compose.services(project).items() if each["image"] == slug}
+    assert given.keys() == of_image
+    assert all(each["secrets"] == ["settings"] for each in given.values())
 
 
 def test_secrets_of_the_host_are_settings_of_both_and_shown_nowhere(
