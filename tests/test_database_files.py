@@ -15,6 +15,7 @@ from .harness.template import LATEST, ROOT, TARGETS, commit, git, questions
 from .harness.template import render as render_with
 from .harness.update import Team, conflicts, tree, update
 from .test_manifests import kustomize, of_kind
+from .test_render import FOREIGN_WORDS, scar, texts
 
 # What a service without a database says nothing of.
 WORDS = re.compile(
@@ -51,6 +52,28 @@ def test_with_a_database_there_is_each_of_these_words(render: Render, target: st
 
     everything = "\n".join(text for name, text in tree(project).items() if name not in ANSWERS)
     assert len({word.lower() for word in WORDS.findall(everything)}) > 8
+
+
+@every_target
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_with_a_database_there_is_no_word_of_the_other_target_and_no_scar(
+    render: Render, target: str, ci: str
+) -> None:
+    project = render(
+        deployment=target, database="postgresql", ci=ci, dependency_updates="none", traces=True
+    )
+    words = re.compile(FOREIGN_WORDS[target], re.IGNORECASE)
+    rendered = texts(project)
+
+    assert {
+        str(name): found for name, text in rendered.items() if (found := scar(name, text))
+    } == {}
+    assert {
+        f"{name}: {match[0]}"
+        for name, text in rendered.items()
+        for match in [words.search(text), words.search(str(name))]
+        if match
+    } == set()
 
 
 def overlay(project: Project, name: str) -> list[dict[str, Any]]:

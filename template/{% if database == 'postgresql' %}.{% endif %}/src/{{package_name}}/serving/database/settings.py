@@ -1,7 +1,7 @@
 """Settings of the database, beside those of the serving layer."""
 
+import re
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_serializer
 from pydantic import field_validator as validator
@@ -9,24 +9,21 @@ from pydantic import field_validator as validator
 from ..process import connections
 from ..settings import Environment, ServingSettings
 
-SCHEMES = ("postgresql", "postgres")
+# With one host, several, or none: then it is in the query, as a socket is.
+HOST = r"(?:[\w.%-]+|\[[0-9a-fA-F:.]+\])?(?::[0-9]{1,5})?"
+ADDRESS = re.compile(
+    r"postgres(?:ql)?(?:\+\w+)?://(?:[^\s@/?#\[\]]*@)?"
+    rf"({HOST}(?:,{HOST})*)/[^\s/?#]+(?:\?[^\s#]*)?"
+)
 # Left to a migration (its own connection, and that of its lock) and to a person with psql.
 RESERVED = 4
 
 
 def usable(url: SecretStr) -> SecretStr:
     """Refuse what is no address of a PostgreSQL database, without a word of what it holds."""
-    try:
-        parts = urlsplit(url.get_secret_value().strip())
-        is_usable = (
-            parts.scheme.partition("+")[0] in SCHEMES
-            and parts.path.strip("/") != ""
-            and (parts.port is None or parts.port > 0)
-            and not any(character.isspace() for character in parts.geturl())
-        )
-    except ValueError:
-        is_usable = False
-    if not is_usable:
+    found = ADDRESS.fullmatch(url.get_secret_value().strip())
+    ports = re.findall(r":(\d+)(?=,|$)", found[1]) if found else []
+    if not found or not all(0 < int(port) < 2**16 for port in ports):
         raise ValueError(
             "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded"
         )
