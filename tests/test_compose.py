@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import ssl
@@ -13,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .conftest import Render
 from .harness import compose
@@ -22,6 +24,7 @@ from .harness.load import Load, Tally
 from .harness.project import Project
 
 TLS = "deploy/vm/compose.tls.yaml"
+SECRETS = "deploy/vm/compose.secrets.yaml"
 FORGED = "203.0.113.9"
 
 
@@ -89,7 +92,7 @@ def processes(container: Container) -> list[dict[str, str]]:
     return [dict(re.findall(r"^(\w+):\t(.*)$", text, re.MULTILINE)) for text in each]
 
 
-@pytest.mark.parametrize("file", [*compose.FILES, TLS])
+@pytest.mark.parametrize("file", [*compose.FILES, SECRETS, TLS])
 def test_is_what_compose_takes(service: Project, file: str) -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema=vendor.compose-spec"]
 
@@ -229,3 +232,38 @@ def test_as_many_workers_as_its_limits_have_room_for(
         stack.wait_until_ready()
 
         assert stack.container("app").workers() == workers
+
+
+@pytest.mark.parametrize("database", ["none", "postgresql"])
+def test_every_service_that_runs_the_image_has_the_secrets(render: Render, database: str) -> None:
+    project = render(deployment="vm", database=database)
+    slug = project.answers["project_slug"]
+    given = yaml.safe_load((project.path / SECRETS).read_text())["services"]
+
+    of_image = {name for name, each in compose.services(project).items() if each["image"] == slug}
+    assert given.keys() == of_image
+    assert all(each["secrets"] == ["settings"] for each in given.values())
+
+
+def test_secrets_of_the_host_are_settings_of_both_and_shown_nowhere(
+    service: Project, image: None, settings: Path
+) -> None:
+    secret = settings / "secrets/LOG_LEVEL"
+    secret.parent.mkdir()
+    secret.write_text("debug\n")
+    secret.chmod(0o400)
+    os.chown(secret, 10001, 10001)
+
+    with compose.run(service, (*compose.FILES, SECRETS)) as stack:
+        stack.wait_until_ready()
+        stack.start("next")
+        stack.wait_until_healthy("next")
+        for name in ("app", "next"):
+            stack.wait_for_log(name, '"route":"/health/ready"')  # a line of that level
+            container = stack.container(name)
+            check = container.exec(["python", "-m", f"{service.package}.serving"])
+            environment = container.exec(["sh", "-c", "cat /proc/[0-9]*/environ"]).stdout
+
+            assert "LOG_LEVEL=**********" in check.stdout.splitlines(), check.stderr
+            assert "LOG_LEVEL" not in environment
+            assert "SECRETS_DIR=/run/secrets/settings" in environment

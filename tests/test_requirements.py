@@ -86,6 +86,13 @@ def test_another_table_lowers_it_no_less(project: Project, table: str) -> None:
     assert re.fullmatch(r"pyproject.toml: fastapi==0.115.0 is lower .+: fastapi>=.+\n", done.stdout)
 
 
+def test_an_extra_beside_the_templates_requirement_passes(project: Project) -> None:
+    path = project.path / "pyproject.toml"
+    path.write_text(path.read_text().replace('"fastapi>=', '"fastapi[standard]",\n    "fastapi>='))
+
+    assert project.run(*CHECK).stdout == ""
+
+
 def test_a_missing_extra_is_named(project: Project) -> None:
     """Without `standard` uvicorn runs on the slow event loop."""
     path = project.path / "pyproject.toml"

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import copier
 import pytest
 from copier import VcsRef
 
@@ -358,6 +359,22 @@ def test_an_update_that_switches_the_target_names_the_edited_files_alone(
     update(project, LATEST, deployment=OTHER[target])
 
     assert lost_edits(project) == [file]
+
+
+@every_release
+def test_a_recopy_that_overwrote_edits_is_refused_with_their_names(
+    copied: Callable[..., Project], version: str
+) -> None:
+    """It renders everything anew, the team's files too."""
+    project = copied("vm", f"v{version}")
+    edited = [f"src/{project.package}/app.py", "README.md", *of_target(project, "vm")[:2]]
+    for file in edited:
+        Team(project).append(file, OURS)
+    commit(project.path, "the team's work")
+
+    copier.run_recopy(project.path, vcs_ref=LATEST, defaults=True, overwrite=True, quiet=True)
+
+    assert {*edited} <= {*lost_edits(project)}
 
 
 @every_target

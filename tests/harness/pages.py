@@ -5,6 +5,7 @@ before it print: each of its lines occurs there, and `…` is anything. A commen
 the commands says what is special about them:
 
     <!-- not run: REASON -->
+    <!-- only for: WHAT -->         they are for services that have that
     <!-- exit 1 -->                 they end with that status
     <!-- stopped at: TEXT -->       they run until they print it, and are stopped then
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from .project import UV, Project
 from .template import GIT_ENVIRONMENT
 
-NOTE = re.compile(r"(not run|exit|stopped at):? (.+)")
+NOTE = re.compile(r"(not run|only for|exit|stopped at):? (.+)")
 FENCE = re.compile(r"^(?:<!-- ([^\n]+) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN = ("text", "python", "toml", "yaml")
 """What may stand in a page beside commands."""
@@ -89,12 +90,17 @@ def commands(page: str) -> list[Commands]:
     return found
 
 
-def follow(page: str, project: Project) -> None:
+def follow(page: str, project: Project, *shapes: str) -> None:
     """Do what a page says in a project, or in the empty directory where one will be.
 
-    Raises `AssertionError` when a command fails or doesn't print what the page shows.
+    `shapes` are what the project has, of the commands that are only for some. Raises
+    `AssertionError` when a command fails or doesn't print what the page shows.
     """
-    todo = [block for block in commands(page) if block.kind != "not run"]
+    todo = [
+        block
+        for block in commands(page)
+        if block.kind != "not run" and (block.kind != "only for" or block.detail in shapes)
+    ]
     assert todo, "nothing to do"
     session = SESSION + "".join(f"printf '\\n{MARK}\\n'\n{block.script}\n" for block in todo)
     done = project.run("bash", "-c", session, check=False)

@@ -34,15 +34,15 @@ def floor_of(requirement: str) -> tuple[int, ...]:
     return max((tuple(map(int, floor.split("."))) for floor in floors), default=())
 
 
-def required(pyproject: dict[str, Any]) -> Iterator[str]:
-    """Every requirement that it lists."""
+def lists(pyproject: dict[str, Any]) -> Iterator[list[str]]:
+    """Each list of requirements: what one of them allows, another of the same list may not."""
     project = pyproject.get("project", {})
-    yield from project.get("dependencies", [])
-    for extra in project.get("optional-dependencies", {}).values():
-        yield from extra
+    yield project.get("dependencies", [])
+    yield from project.get("optional-dependencies", {}).values()
     for group in pyproject.get("dependency-groups", {}).values():
-        yield from (each for each in group if isinstance(each, str))
-    yield from pyproject.get("tool", {}).get("uv", {}).get("override-dependencies", [])
+        yield [each for each in group if isinstance(each, str)]
+    overrides = pyproject.get("tool", {}).get("uv", {}).get("override-dependencies", [])
+    yield from ([each] for each in overrides)
 
 
 def faults() -> Iterator[str]:
@@ -50,12 +50,18 @@ def faults() -> Iterator[str]:
     recorded = (ROOT / ".copier-files.txt").read_text(encoding="utf-8")
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     for needed in re.findall(r"^requires (.+)$", recorded, re.MULTILINE):
-        for found in required(pyproject):
-            if name_of(found) != name_of(needed):
+        for requirements in lists(pyproject):
+            found = [each for each in requirements if name_of(each) == name_of(needed)]
+            if any(allows_no_less(each, needed) for each in found):
                 continue
-            lower = floor_of(found) < floor_of(needed)
-            if lower or not extras_of(found) >= extras_of(needed):
-                yield f"pyproject.toml: {found} is lower than what the template needs: {needed}"
+            for each in found:
+                yield f"pyproject.toml: {each} is lower than what the template needs: {needed}"
+
+
+def allows_no_less(requirement: str, needed: str) -> bool:
+    """Whether a requirement of the same distribution is at least the one that is needed."""
+    is_high = floor_of(requirement) >= floor_of(needed)
+    return is_high and extras_of(requirement) >= extras_of(needed)
 
 
 if __name__ == "__main__":

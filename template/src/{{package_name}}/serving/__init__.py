@@ -33,9 +33,10 @@ def fastapi_options(settings: ServingSettings) -> dict[str, Any]:
     return {**api_docs.options(settings), **tracing.options()}
 
 
-def install(app: FastAPI, settings: ServingSettings) -> Readiness:
+def install(app: FastAPI, settings: ServingSettings, *, problems: bool = True) -> Readiness:
     """Put the serving layer around `app`. Call it once, before adding routes.
 
+    `problems=False` leaves the bodies of errors as FastAPI makes them, for clients that know these.
     Returns the readiness of the service, which takes checks: `readiness.add("database", ping)`.
     """
     log = logs.configure(settings)
@@ -43,7 +44,7 @@ def install(app: FastAPI, settings: ServingSettings) -> Readiness:
     readiness = Readiness()
 
     tracing.configure(settings)
-    errors.install(app)
+    errors.install(app, problems=problems)
     health.install(app, readiness)
     api_docs.install(app, settings)
 

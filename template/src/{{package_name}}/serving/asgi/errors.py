@@ -46,20 +46,25 @@ SCHEMA = {
 }
 
 
-def install(app: FastAPI) -> None:
-    """Answer the errors of `app` with problems; a handler that it has already is kept."""
+def install(app: FastAPI, *, problems: bool = True) -> None:
+    """Answer the errors of `app` with problems; a handler that it has already is kept.
+
+    Without `problems` errors have FastAPI's bodies: `{"detail": …}`, and text for a 500.
+    """
+    handlers: dict[Any, Any] = app.exception_handlers
+    handlers.setdefault(ClientDisconnect, client_disconnected)
+    if not problems:
+        return
     app.router.responses["default"] = {
         "description": "A problem (RFC 9457)",
         "content": {MEDIA_TYPE: {"schema": SCHEMA}},
     }
-    handlers: dict[Any, Any] = app.exception_handlers
     if handlers[HTTPException] is http_exception_handler:
         handlers[HTTPException] = http_error
     if handlers[RequestValidationError] is request_validation_exception_handler:
         handlers[RequestValidationError] = validation_error
     if 500 not in handlers:
         handlers.setdefault(Exception, server_error)
-    handlers.setdefault(ClientDisconnect, client_disconnected)
 
 
 async def http_error(_: Request, error: HTTPException) -> Response:

@@ -1,0 +1,10 @@
+from pydantic import BaseModel, EmailStr
+
+PRICES = {}
+ORDERS = []
+EVENTS = []
+
+
+class Order(BaseModel):
+    item: str
+    email: EmailStr

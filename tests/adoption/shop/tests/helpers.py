@@ -1,0 +1,3 @@
+def forget(models):
+    models.ORDERS.clear()
+    models.EVENTS.clear()

@@ -1,0 +1,163 @@
+"""Services that have grown without the template, and what docs/adopt.md does to them."""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from zipfile import ZipFile
+
+from . import reference_service
+from .pages import follow, for_other_target, reader
+from .project import Project
+from .template import ROOT, commit, git
+
+PAGE = (ROOT / "docs/adopt.md").read_text()
+OLD_PLACE, NEW_PLACE = PAGE.split("\n## Copy the template onto it\n")
+SOURCES = ROOT / "tests/adoption"
+# What a copy brings below tests/, beside tests/serving.
+DELIVERED = ("tests/test_env_example.py", "tests/test_trivyignore.py")
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A service, and what the page asks of it."""
+
+    name: str
+    package: str
+    shapes: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    application: str = ""
+    """The file that makes the application, in its new place."""
+    packed: tuple[str, ...] = ()
+    """Files of its package that are no Python."""
+
+
+def write_ledger(path: Path) -> None:
+    """The reference service as it would be without the template."""
+    shutil.copytree(reference_service.SOURCE / "src", path / "src/ledger")
+    shutil.copytree(reference_service.SOURCE / "tests", path / "tests")
+    (example,) = ROOT.glob("template/src/*/routes/large_response.py")
+    shutil.copy(example, path / "src/ledger/routes")
+    for name in ("src/ledger/__init__.py", "src/ledger/routes/__init__.py", "tests/__init__.py"):
+        (path / name).touch()
+    bare = {
+        "src/ledger/app.py": (
+            ("from . import errors, monitoring, serving\n", "from . import errors, monitoring\n"),
+            ("settings or serving.load(Settings)", "settings or Settings()"),
+            ("    serving.install(app, settings)\n", ""),
+            ('title="Ledger",', 'title="Ledger",\n        max_body_size=2**20,'),
+        ),
+        "src/ledger/settings.py": (
+            ("from .serving import ServingSettings", "from pydantic_settings import BaseSettings"),
+            ("(ServingSettings)", "(BaseSettings)"),
+        ),
+        "tests/test_answers.py": (  # Starlette's body limit asks no handler
+            (
+                'assert (response.status_code, response.json()) == (413, {"error": "too large"})',
+                "assert response.status_code == 413",
+            ),
+        ),
+    }
+    for name, changes in bare.items():
+        text = (path / name).read_text()
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        (path / name).write_text(text)
+    requirements = (reference_service.SOURCE / "requirements.txt").read_text()
+    needed = ["fastapi==0.165.0", "uvicorn", *re.findall("^[^#\n]+$", requirements, re.MULTILINE)]
+    (path / "pyproject.toml").write_text(
+        f"""\
+[project]
+name = "ledger"
+version = "3.1.0"
+description = "Who owes what to whom"
+requires-python = ">=3.11"
+dependencies = {[*needed, "pydantic-settings==2.6.1"]}
+
+[dependency-groups]
+dev = ["pytest>=8", "httpx"]
+
+[project.urls]
+Chat = "https://chat.example/ledger"
+
+[build-system]
+requires = ["setuptools>=80"]
+build-backend = "setuptools.build_meta"
+""".replace("'", '"')
+    )
+    (path / "README.md").write_text("# Ledger\n")
+    (path / ".gitignore").write_text("__pycache__/\n.venv/\n*.egg-info/\n")
+
+
+def own_tests(project: Project) -> set[str]:
+    """The names of the tests that the team wrote."""
+    ignored = [f"--ignore={name}" for name in ("tests/serving", *DELIVERED)]
+    collect = ("pytest", "--collect-only", "--quiet", *ignored)
+    said = project.uv("run", "--all-extras", "--all-groups", *collect).stdout
+    return set(re.findall(r"::(\S+)$", said, re.MULTILINE))
+
+
+@dataclass(frozen=True)
+class Service:
+    """A grown service with its reader at work in it, and the names of its own tests."""
+
+    grown: Grown
+    project: Project
+    tests: set[str]
+
+
+def raise_in_old_place(grown: Grown, template: Path, directory: Path) -> Service:
+    """Write a service and follow the page as far as the copy."""
+    path = directory / grown.name
+    if grown.name == "ledger":
+        write_ledger(path)
+    else:
+        shutil.copytree(SOURCES / grown.name, path, ignore=reference_service.LEFT_OUT)
+    environment = {
+        **reader(directory / "home", template),
+        **grown.environment,
+        "NAME": grown.name.title(),
+        "PACKAGE": grown.package,
+        "MYPY_CACHE_DIR": str(directory / "mypy"),  # of both targets
+    }
+    project = Project(path, environment=environment)
+    git(path, "init", "--quiet", "--initial-branch", "main")
+    commit(path, "a service")
+    follow(OLD_PLACE, project, *grown.shapes)
+    return Service(grown, project, own_tests(project))
+
+
+def adopt(raised: Service, directory: Path, target: str) -> Service:
+    """Follow the rest of the page in a copy of such a service."""
+    for part in (raised.grown.name, "template"):
+        left_out = shutil.ignore_patterns(".venv", ".pytest_cache")
+        source = raised.project.path.parent / part
+        shutil.copytree(source, directory / part, ignore=left_out, symlinks=True)
+    project = Project(directory / raised.grown.name, environment=raised.project.environment)
+    page = NEW_PLACE if target == "kubernetes" else for_other_target(NEW_PLACE)
+    follow(page, project, *raised.grown.shapes)
+    return Service(raised.grown, project, own_tests(project))
+
+
+def faults(adopted: Service) -> list[str]:
+    """What the page promises of an adopted service and is not so."""
+    project, grown = adopted.project, adopted.grown
+    found = git(project.path, "status", "--porcelain").splitlines()
+    found += project.run("python3", "scripts/check_update.py", check=False).stdout.splitlines()
+    if (project.path / "README.md").read_text() != git(project.path, "show", "main:README.md"):
+        found.append("README.md: not the service's own")
+    source = f"src/{grown.package}/{grown.application}"
+    history = git(project.path, "log", "--follow", "-M20%", "--format=%s", source)
+    if history.splitlines()[-1] != "a service":
+        found.append(f"{source}: its history is lost")
+    project.uv("build", "--quiet", "--wheel", "--out-dir", "build/wheel")
+    (wheel,) = (project.path / "build/wheel").glob("*.whl")
+    packed = ZipFile(wheel).namelist()
+    found += [
+        f"{name}: not in the image"
+        for name in grown.packed
+        if f"{grown.package}/{name}" not in packed
+    ]
+    return found
