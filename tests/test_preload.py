@@ -106,7 +106,7 @@ engine = sqlalchemy.create_engine(f"postgresql+psycopg://{POSTGRESQL}")
 """
 SYNC_OVER_A_UNIX_SOCKET = """
 import sqlalchemy
-engine = sqlalchemy.create_engine("postgresql+psycopg://postgres@/postgres?host={directory}")
+engine = sqlalchemy.create_engine("postgresql+psycopg://postgres@/postgres?host={directory}&port={port}")
 """
 ASYNC = """
 from sqlalchemy import text
@@ -249,8 +249,9 @@ def test_what_the_workers_would_share_stops_the_start(
         code = server.process.wait(START_SECONDS)
 
     # librdkafka's own begin with a percent sign.
-    [line] = [line for line in server.log.splitlines() if not line.startswith(("{", "%"))]
-    assert code == 3, server.log
+    lines = [line for line in server.log.splitlines() if not line.startswith(("{", "%"))]
+    assert (code, len(lines)) == (3, 1), server.log
+    [line] = lines
     assert line.startswith(
         f"Opened on import, before the fork of the workers: {running.fill_in(named)}"
     )
