@@ -81,7 +81,9 @@ def run(template: Path, directory: Path) -> Terminal:
     screen = Terminal(ours)
     stream = pyte.ByteStream(screen)
     asked = [
-        str(question["help"]) for question in questions(template).values() if "help" in question
+        str(question["help"])
+        for question in questions(template).values()
+        if "help" in question and question.get("ask") is not False
     ]
     answers = [NAME] + [""] * (len(asked) - 1)
     for output in printed(ours):
