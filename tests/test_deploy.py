@@ -494,7 +494,7 @@ def test_the_role_of_the_bootstrap_deploys_takes_back_and_does_no_more(
         for right in (
             f"get secrets --namespace={service.namespace}",
             f"delete pods --namespace={service.namespace}",
-            f"create pods/exec --namespace={service.namespace}",
+            f"create pods --subresource=exec --namespace={service.namespace}",
             f"patch roles --namespace={service.namespace}",
             f"create rolebindings --namespace={service.namespace}",
             f"patch resourcequotas --namespace={service.namespace}",
@@ -538,7 +538,7 @@ def test_make_local_serves_and_make_local_down_leaves_nothing(
     local = tmp_path / "kubeconfig"
     local.write_text(yaml.safe_dump(config))
     path = [str(programs), service.variables()["PATH"], str(Path(UV).parent)]
-    env = {"PATH": os.pathsep.join(path), "PORT": "18080"}
+    env = {"PATH": os.pathsep.join(path), "PORT": "18080", "UV_OFFLINE": "1"}
     (service.project.path / "uv.lock").unlink()
 
     status, said = service.run("make", "local", kubeconfig=local, env=env)

@@ -89,9 +89,7 @@ def test_a_renamed_overlay_of_now_keeps_its_hostname(project: Project) -> None:
     assert check(project) == (0, "")
 
 
-def test_an_overlay_without_a_hostname_is_one_line(
-    project: Project, route: str, bare: str
-) -> None:
+def test_an_overlay_without_a_hostname_is_one_line(project: Project, route: str, bare: str) -> None:
     add(project, kustomization=bare)
 
     status, said = check(project)

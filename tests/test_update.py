@@ -35,9 +35,7 @@ every_target = pytest.mark.parametrize("target", TARGETS)
 def copied(template: Path, tmp_path: Path) -> Callable[..., Project]:
     """Copy a service from a ref of the template and commit it."""
 
-    def copied(
-        target: str, ref: str = LATEST, source: Path = template, **answers: str
-    ) -> Project:
+    def copied(target: str, ref: str = LATEST, source: Path = template, **answers: str) -> Project:
         destination = tmp_path / f"{target}-{len(list(tmp_path.iterdir()))}"
         given = {"project_name": NAME, "deployment": target, **answers}
         render(source, destination, given, ref)
