@@ -42,16 +42,15 @@ def phases(project: Project) -> list[Phase]:
     pod = yaml.safe_load(base.read_text())["spec"]["template"]["spec"]
     pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     drain = constants(project.path / f"src/{project.package}/serving/lifecycle/drain.py")
-    announce, close, settle = (drain[f"{step}_SECONDS"] for step in ("ANNOUNCE", "CLOSE", "SETTLE"))
+    announce, settle = (drain[f"{step}_SECONDS"] for step in ("ANNOUNCE", "SETTLE"))
     command, _ = start_command(project, "", 0)
     in_flight = int(dict(itertools.pairwise(command))["--timeout-graceful-shutdown"])
-    left = pod["terminationGracePeriodSeconds"] - (pre_stop + announce + close + settle + in_flight)
+    left = pod["terminationGracePeriodSeconds"] - (pre_stop + announce + settle + in_flight)
     return [
-        Phase(pre_stop, "preStop sleeps: every node forgets the endpoint", "serves"),
+        Phase(pre_stop, "preStop sleeps: every balancer lets go of the pod", "serves"),
         Phase(announce, "SIGTERM: readiness says 503, all else is served", "serves"),
-        Phase(close, "the listener is closed, open connections are served", "drains"),
         Phase(settle, "each answer says Connection: close", "drains"),
-        Phase(in_flight, "at the most: what is in flight finishes", "drains"),
+        Phase(in_flight, "until nothing is in flight; late connections are served", "drains"),
         Phase(left, "at the most: the lifespan ends, exit; then SIGKILL", "ends"),
     ]
 

@@ -79,8 +79,8 @@ def test_each_sentence_quotes_its_figures(results: dict[str, Figures]) -> None:
     quoted = {
         "README.md": [
             f"{naive['cpu_us'] / bare['cpu_us']:.1f} times the CPU per request",
-            f"answers {ours['per_second'] / bare['per_second']:.2f} of what bare FastAPI",
-            f"{ours['per_second'] / naive['per_second']:.1f} times what the naive install does",
+            f"handles {ours['per_second'] / bare['per_second']:.2f} times the requests per second",
+            f"{ours['per_second'] / naive['per_second']:.1f} times those of the naive install",
             lost,
             none,
         ],

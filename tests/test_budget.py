@@ -36,9 +36,14 @@ def seconds_of(text: str, pattern: str) -> int:
     return int(found)
 
 
+@pytest.mark.parametrize("balancer", [5, 60])
 @each_budget
-def test_a_pod_may_live_as_long_as_its_shutdown_takes(render: Render, seconds: int) -> None:
-    project = render(deployment="kubernetes", request_timeout_seconds=seconds)
+def test_a_pod_may_live_as_long_as_its_shutdown_takes(
+    render: Render, seconds: int, balancer: int
+) -> None:
+    project = render(
+        deployment="kubernetes", request_timeout_seconds=seconds, load_balancer_seconds=balancer
+    )
     base = yaml.safe_load((project.path / "deploy/kubernetes/base/deployment.yaml").read_text())
     pod = base["spec"]["template"]["spec"]
     pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -47,7 +52,8 @@ def test_a_pod_may_live_as_long_as_its_shutdown_takes(render: Render, seconds: i
     in_flight = int(options["--timeout-graceful-shutdown"])
 
     assert in_flight >= seconds
-    assert pre_stop >= 5
+    assert pre_stop >= balancer
+    assert base["spec"]["minReadySeconds"] >= balancer
     assert pod["terminationGracePeriodSeconds"] >= (
         pre_stop + drain_seconds(project) + in_flight + LIFESPAN_SECONDS
     )

@@ -132,7 +132,7 @@ def test_a_page_that_is_wrong_is_caught(
 def test_the_picture_is_drawn_from_what_is_rendered(orders: Project) -> None:
     """When it is not: .venv/bin/python -m bench.timeline"""
     assert PICTURE.read_text() == draw(phases(orders))
-    assert draw(phases(orders)).count("<rect") == 6
+    assert draw(phases(orders)).count("<rect") == 5
 
 
 def test_the_phases_fill_the_grace_of_a_pod(render: Render, orders: Project) -> None:

@@ -232,6 +232,7 @@ def test_only_questions_are_stored(render: Render, target: str) -> None:
         "dependency_updates",
         "deployment",
         "description",
+        "load_balancer_seconds",
         "package_name",
         "project_name",
         "project_slug",

@@ -11,11 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from .conftest import Render
-from .harness.load import Load
+from .harness.load import Load, Tally
 from .harness.project import Project
 from .harness.server import Server, free_port, launch, serve, start_command
+from .harness.wire import HOST, Wire
 
 # Routes and hooks to watch a shutdown from outside, beside those of the service.
 WATCHED = """
@@ -51,6 +54,38 @@ async def endless() -> StreamingResponse:
     return StreamingResponse(stream())  # what has begun to answer is not cut by the timeout
 """
 
+# A route that answers once another is asked for, and WebSockets that stay.
+HELD = """
+import asyncio
+
+from fastapi import WebSocket
+
+from {package}.app import create_app
+
+app = create_app()
+released = asyncio.Event()
+
+
+@app.get("/held")
+async def held() -> str:
+    print("a request is held", flush=True)
+    await released.wait()
+    return "held"
+
+
+@app.get("/release")
+async def release() -> str:
+    released.set()
+    return "released"
+
+
+@app.websocket("/socket")
+async def socket(socket: WebSocket) -> None:
+    await socket.accept()
+    async for _ in socket.iter_text():
+        pass
+"""
+
 # A route that says how threads are treated in the process that serves it.
 THREADED = """
 import sys
@@ -66,6 +101,9 @@ app = create_app()
 async def threads() -> tuple[float, float]:
     return current_default_thread_limiter().total_tokens, sys.getswitchinterval()
 """
+
+
+only_in_pods = pytest.mark.parametrize("target", ["kubernetes"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +303,7 @@ def test_serves_under_load_without_an_error(project: Project, tmp_path: Path, pa
     assert "Non-2xx" not in report, report
 
 
+@pytest.mark.parametrize("target", ["vm"], indirect=True)
 def test_sigterm_under_load_loses_no_request(project: Project, target: str, tmp_path: Path) -> None:
     async def load_and_stop(server: Server) -> Load:
         load = Load(server.port, ["/health/live", "/large-response?size_kb=4"])
@@ -280,6 +319,80 @@ def test_sigterm_under_load_loses_no_request(project: Project, target: str, tmp_
         assert tally.answered > 2_000
         assert tally.refused > 0, "the listener was closed"
         assert server.process.returncode == exit_after_sigterm(target)
+
+
+@only_in_pods
+def test_a_load_that_goes_on_after_sigterm_is_served_until_it_ends(
+    project: Project, target: str, tmp_path: Path
+) -> None:
+    async def stop_and_load(server: Server) -> Load:
+        load = Load(server.port, ["/health/live", "/large-response?size_kb=4"])
+        await load.answered(2_000)
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(wait_until_told_to_leave, server)
+        async with asyncio.timeout(20):
+            await load.answered(load.tally.answered + 2_000)
+        await load.stop()
+        return load
+
+    with serve(project, tmp_path / "log") as server:
+        tally = asyncio.run(stop_and_load(server)).tally
+
+        assert tally == Tally(answered=tally.answered), "and nothing else"
+        assert server.process.wait(60) == exit_after_sigterm(target)
+
+
+@only_in_pods
+def test_late_connections_are_answered_while_a_request_is_in_flight(
+    project: Project, target: str, tmp_path: Path
+) -> None:
+    (tmp_path / "held.py").write_text(HELD.format(package=project.package))
+    env = {"PYTHONPATH": str(tmp_path)}
+    with serve(project, tmp_path / "log", "held:app", env) as server, Wire(server) as early:
+        url = f"ws://127.0.0.1:{server.port}/socket"
+        early.send(b"GET /held HTTP/1.1\r\n", HOST, b"\r\n")
+        server.wait_for_log("a request is held")
+        with connect(url) as room:
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionClosed) as ended:
+                room.recv(30)
+        with connect(url) as late_room, pytest.raises(ConnectionClosed) as late_ended:
+            late_room.recv(30)
+        late = server.get("/large-response?size_kb=900")
+        released = server.get("/release")
+        held = early.answer()
+
+        assert server.process.wait(60) == exit_after_sigterm(target)
+        assert "Application shutdown complete" in server.log
+        assert "Traceback" not in server.log
+
+    for closed in (ended.value, late_ended.value):
+        assert closed.rcvd
+        assert closed.rcvd.code == 1012
+    assert (late.status, late.headers["connection"]) == (200, "close")
+    assert len(late.body) == int(late.headers["content-length"])
+    assert (released.body, released.headers["connection"]) == (b'"released"', "close")
+    assert (held.status, held.body) == (200, b'"held"')
+
+
+@only_in_pods
+def test_connections_without_a_request_do_not_hold_the_process(
+    render: Render, target: str, tmp_path: Path
+) -> None:
+    """Within a budget of an hour."""
+    project = render(deployment=target, request_timeout_seconds=3600)
+    project.uv("sync", "--quiet")
+    with serve(project, tmp_path / "log") as server, Wire(server) as used, Wire(server):
+        used.send(b"GET /health/live HTTP/1.1\r\n", HOST, b"\r\n")
+        assert used.answer().status == 200
+
+        assert server.stop() == exit_after_sigterm(target)
+
+
+def wait_until_told_to_leave(server: Server) -> None:
+    """Return once a response says `Connection: close`."""
+    while server.get("/health/live").headers.get("connection") != "close":
+        pass
 
 
 def test_a_request_that_outlives_the_budget_does_not_keep_the_lifespan_from_ending(

@@ -196,7 +196,7 @@ def test_a_branch_that_somebody_works_on_is_left_alone(updated: Service, tmp_pat
     status, said = service.run()
 
     assert status == 0, said
-    assert "::warning::Somebody has committed to template-update" in said
+    assert "::warning::template-update has commits of others" in said
     assert service.git("rev-parse", BRANCH) == theirs
     assert [call.arguments for call in service.runner.calls()] == [["auth", "setup-git"]]
 

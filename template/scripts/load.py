@@ -1,7 +1,7 @@
-"""Many users at once, who do what tests/load/locustfile.py says: `make load`.
+"""Load test with the users of tests/load/locustfile.py: `make load`.
 
-A table of what they get is printed while it runs; build/load.html has it with plots. Exit status:
-0 all went well, 1 a request failed or there were none, 2 there is nothing to ask.
+Prints a table while it runs and writes build/load.html, with plots. Exit status: 0 for success,
+1 if a request failed or none was sent, 2 if the service cannot be reached.
 """
 
 # mypy: allow-untyped-calls
@@ -21,26 +21,26 @@ LOCUSTFILE = Path("tests/load/locustfile.py")
 REPORT = Path("build/load.html")
 
 URL = "http://127.0.0.1:8000"  # that of `make run`
-# It takes as many seconds until all users are there.
+# Seconds until all users have started.
 RISE_SECONDS = 5
-# Between two points of a plot: Locust's own 5 are too many for half a minute.
+# Seconds between two points of a plot. Locust's default of 5 is too long for a run of 30 s.
 PLOT_SECONDS = 1
-# How long the last requests may take to end; their users give up after 60 by themselves.
+# Seconds for the last requests to end. Their clients time out after 60.
 STOP_SECONDS = 65
 
 
 def main() -> None:
-    """Check what was given, then leave it to Locust."""
+    """Check the arguments, then run Locust."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--url", default=URL, help="where the service is, else %(default)s")
-    parser.add_argument("--users", type=positive, default=50, help="how many, else %(default)s")
-    parser.add_argument("--seconds", type=positive, default=30, help="how long, else %(default)s")
+    parser.add_argument("--url", default=URL, help="address of the service (default: %(default)s)")
+    parser.add_argument("--users", type=positive, default=50, help="default: %(default)s")
+    parser.add_argument("--seconds", type=positive, default=30, help="default: %(default)s")
     given = parser.parse_args()
     os.chdir(Path(__file__).resolve().parents[1])
     if fault := unreachable(given.url):
         parser.exit(2, f"{parser.prog}: {given.url}: {fault}\n")
     if not LOCUSTFILE.exists():
-        parser.exit(2, f"{parser.prog}: {LOCUSTFILE} is not there: it says what the users do\n")
+        parser.exit(2, f"{parser.prog}: {LOCUSTFILE} is missing: it defines the users\n")
 
     stats.HISTORY_STATS_INTERVAL_SEC = PLOT_SECONDS
     events.quitting.add_listener(fail_without_requests)
@@ -59,14 +59,14 @@ def main() -> None:
 
 
 def positive(text: str) -> int:
-    """A number from 1 on; raises `ValueError`."""
+    """Return a number of at least 1; raises `ValueError`."""
     if (number := int(text)) < 1:
         raise ValueError
     return number
 
 
 def unreachable(url: str) -> str | None:
-    """One line that says why nobody can be asked there, or None."""
+    """Return a line that says why the service cannot be reached, or None."""
     try:
         address = urlsplit(url)
         port = address.port or {"http": 80, "https": 443}[address.scheme]
@@ -74,20 +74,20 @@ def unreachable(url: str) -> str | None:
     except (KeyError, ValueError):
         return f"not an address such as {URL}"
     except OSError as error:
-        return f"nobody answers ({error.strerror or error}); `make run` starts the service"
+        return f"cannot connect ({error.strerror or error}); `make run` starts the service"
     return None
 
 
 def fail_without_requests(environment: Environment, **_: object) -> None:
-    """Nothing asked is nothing proven."""
+    """Fail the run when no request was sent."""
     if not environment.stats.total.num_requests:
         print("No request was sent.", file=sys.stderr)
         environment.process_exit_code = 1
 
 
 def say_where(**_: object) -> None:
-    """Once the table is printed."""
-    print(f"With plots: {REPORT}")
+    """Print where the report is, after the table."""
+    print(f"Report with plots: {REPORT}")
 
 
 if __name__ == "__main__":

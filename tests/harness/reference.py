@@ -126,10 +126,10 @@ def _facts(question: dict[str, Any]) -> Iterator[tuple[str, str]]:
     default = question.get("default")
     yield "default", _default(default) if default is not None else "none: it must be answered"
     if complaint := _complaint(question.get("validator", "")):
-        yield "else it says", complaint
+        yield "accepts", complaint
     if condition := question.get("ask"):
-        [target] = re.findall(r"deployment == '(\w+)'", condition)
-        yield "asked for", code(target)
+        [(name, value)] = re.findall(r"(\w+) == '(\w+)'", condition)
+        yield "asked for", code(value if name == "deployment" else f"{name}={value}")
 
 
 def _default(default: object) -> str:
@@ -323,7 +323,7 @@ def files_page() -> str:
         rows.append((code(shown), only, owner(path, "zebra_9_ledger")))
     return (
         "# Files\n\nEvery file of a service that answers with the defaults, and"
-        " [whose it is](../ownership.md).\n\n" + table(("path", "only on", "whose"), rows)
+        " [its owner](../ownership.md).\n\n" + table(("path", "only on", "owner"), rows)
     )
 
 

@@ -70,7 +70,7 @@ def test_more_websockets_than_the_limit_get_503_and_requests_are_served(
         assert server.get("/go").status == 200
 
 
-def test_websockets_are_counted(serve_routes: ServeRoutes) -> None:
+def test_open_ended_and_refused_websockets_are_counted(serve_routes: ServeRoutes) -> None:
     port = free_port()
     with serve_routes(METRICS_PORT=str(port)) as server:
         metrics = dataclasses.replace(server, port=port)
@@ -79,8 +79,13 @@ def test_websockets_are_counted(serve_routes: ServeRoutes) -> None:
                 pass  # sampled each second
             room.send("bye")
         server.wait_for_log('"close_code":4000')
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(url(server, "/nowhere"))
+        server.wait_for_log('"status":403')
         text = metrics.get("/metrics").body.decode()
 
+    refused = 'method="GET",route="unmatched",status="403"'
+    assert f"http_request_duration_seconds_count{{{refused}}} 1.0" in text
     labels = 'close_code="4000",route="/echo/{room}"'
     assert f"websocket_duration_seconds_count{{{labels}}} 1.0" in text
 

@@ -1,6 +1,6 @@
-"""What the users of `make load` do. Let them do what yours do: https://docs.locust.io says how.
+"""The users of `make load`. Replace their tasks with what your users do: https://docs.locust.io
 
-A user belongs to one of these classes, and does one of its tasks after the other.
+Each user is an instance of one of these classes and runs its tasks one after the other.
 """
 
 # mypy: allow-subclassing-any, allow-untyped-decorators, allow-untyped-calls
@@ -9,12 +9,12 @@ from locust import FastHttpUser, between, task
 
 
 class Visitor(FastHttpUser):
-    """Somebody who looks at what came before asking again."""
+    """A user that waits between two requests."""
 
     wait_time = between(0.5, 1.5)  # seconds
-    insecure = False  # https takes a valid certificate
+    insecure = False  # require a valid certificate
 
     @task
     def large_response(self) -> None:
-        """Ask for the example."""
+        """Request the example route."""
         self.client.get("/large-response")

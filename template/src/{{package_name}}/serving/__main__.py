@@ -1,4 +1,4 @@
-"""What the service runs with, and whether that fits: `python -m PACKAGE.serving [--quiet]`.
+"""Print and check the configuration: `python -m PACKAGE.serving [--quiet]`.
 
 Prints the variables in effect, one a line, secrets masked. Exits with status 0, or with 3 and a
 line for each fault on stderr.
@@ -6,6 +6,7 @@ line for each fault on stderr.
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from importlib.util import find_spec
 
 from pydantic_settings import NoDecode
 
+from . import secret_files
+from .observability.masking import Mask
 from .process import environment
 from .settings import STARTUP_FAILURE, Environment, ServingSettings, load, variable
 
 MASK = "**********"
-# Whole words: MONKEY is no key.
+# Whole words: MONKEY is not a key.
 SECRET_NAME = re.compile(
     r"(?:\b|_)(?:pass(?:word|wd|phrase)?|pwd|secrets?|tokens?|credentials?|(?:api)?keys?)(?:\b|_)",
     re.IGNORECASE,
@@ -30,7 +33,7 @@ DSN_CREDENTIALS = re.compile(
 
 
 def main() -> None:
-    """Print and check what the environment says."""
+    """Print the configuration and its faults."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}",
         description="Print the configuration in effect, secrets masked, and check it.",
@@ -43,14 +46,14 @@ def main() -> None:
     if settings.environment is Environment.PRODUCTION:
         found += missing_modules()
     if not quiet:
-        print(*effective(settings), sep="\n")
+        print(*effective(settings), *remarks(type(settings)), sep="\n")
     for fault in found:
         print(fault, file=sys.stderr)
     raise SystemExit(STARTUP_FAILURE if found else 0)
 
 
 def settings_class() -> type[ServingSettings]:
-    """`Settings` of the service's own settings.py; those of the serving layer where it has none."""
+    """Return `Settings` of the service's settings.py; without one, those of the serving layer."""
     module = f"{__package__.rpartition('.')[0]}.settings"
     if find_spec(module) is None:
         return ServingSettings
@@ -65,7 +68,7 @@ def settings_class() -> type[ServingSettings]:
 
 
 def missing_modules() -> Iterator[str]:
-    """A line for each part of a fast uvicorn that can't be imported."""
+    """Yield a line for each optional part of uvicorn that cannot be imported."""
     for module in ("uvloop", "httptools"):
         try:
             import_module(module)
@@ -74,21 +77,34 @@ def missing_modules() -> Iterator[str]:
 
 
 def effective(settings: ServingSettings) -> Iterator[str]:
-    """Each variable with its value: those of the settings, then those that the server reads."""
+    """Yield each variable with its value: first the settings, then what the server reads."""
     values = settings.model_dump(mode="json", fallback=str)
+    log_mask = Mask(settings.log_masked, secret_files.secrets(settings))
+    in_files = secret_files.fields(type(settings))
     for name, field in type(settings).model_fields.items():
         alias = field.validation_alias
         label = alias.upper() if isinstance(alias, str) else variable(type(settings), (name,))
-        value = masked(label, values[name])
+        value = values[name] and log_mask.values({label: values[name]})[label]
+        value = MASK if name in in_files else masked(label, value)
         if NoDecode in field.metadata and isinstance(value, list):  # read with commas, not as JSON
             value = ",".join(map(str, value))
         yield f"{label}={shown(value)}"
     for label, value in environment.variables().items():
         yield f"{label}={value}"
+    yield f"{secret_files.VARIABLE}={secret_files.directory() or ''}"
+
+
+def remarks(settings: type[ServingSettings]) -> Iterator[str]:
+    """Yield a comment for each file that has no effect."""
+    for name, file in secret_files.files():
+        if secret_files.field_of(settings, name) is None:
+            yield f"# {file}: no setting has this name"
+        elif {name, name.upper(), name.lower()} & os.environ.keys():
+            yield f"# {file}: not read, the environment sets {name.upper()}"
 
 
 def masked(name: str, value: object) -> object:
-    """`value` without what nobody should read: by its name, or by what a text looks like."""
+    """Return `value` with secrets masked: by its name, or by the form of the text."""
     if value and SECRET_NAME.search(name):
         return MASK
     if isinstance(value, dict):
@@ -101,7 +117,7 @@ def masked(name: str, value: object) -> object:
 
 
 def shown(value: object) -> str:
-    """One line, as the environment would hold it."""
+    """Return one line, as the environment would hold it."""
     if value is None:
         return ""
     if isinstance(value, str) and value.isprintable():

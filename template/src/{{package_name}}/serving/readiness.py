@@ -1,4 +1,4 @@
-"""Whether the service wants traffic: by the life of its process, and by what the team checks."""
+"""Readiness: whether this process should receive traffic, and the checks that decide it."""
 
 import asyncio
 import logging
@@ -10,11 +10,10 @@ from pydantic import BaseModel
 
 logger = logging.getLogger("uvicorn.error")
 
-# Seconds that the outcome of all checks is good for: whoever asks meanwhile gets the same.
+# Seconds for which the results of the checks are kept: several probes share one run.
 FRESH_SECONDS = 1.0
 
-
-# Awaits what it depends on.
+# Returns False or raises when the dependency does not work.
 Ask = Callable[[], Awaitable[object]]
 
 
@@ -24,12 +23,12 @@ class Availability(StrEnum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
-    # Ready, but for a required check.
+    # Started, but a required check fails.
     UNAVAILABLE = "unavailable"
 
 
 class Outcome(StrEnum):
-    """What came of a check."""
+    """The result of a check."""
 
     OK = "ok"
     FAILED = "failed"
@@ -37,7 +36,7 @@ class Outcome(StrEnum):
 
 
 class Report(BaseModel):
-    """What readiness answers: no more than names and states."""
+    """The response of `/health/ready`: names and states only."""
 
     status: Availability
     checks: dict[str, Outcome] | None = None
@@ -45,7 +44,7 @@ class Report(BaseModel):
 
 @dataclass(frozen=True)
 class Check:
-    """A question to something that the service depends on."""
+    """A check of a dependency; `timeout` is in seconds."""
 
     ask: Ask
     timeout: float
@@ -70,19 +69,18 @@ class Readiness:
         timeout: float = 2.0,
         required: bool = False,
     ) -> None:
-        """Ask `check` for readiness; it fails when it raises, returns False or takes too long.
+        """Add a check. It fails when it raises, returns False or exceeds `timeout` seconds.
 
-        Not `required`, it is reported and no more: when something fails that all instances share,
-        they would all go at once, and nothing be served at all. Require what only a part of them
-        can lose, or what nothing works without. The `timeout`, in seconds, is to be shorter than
-        that of whoever asks. Raises `ValueError` for a name that is taken.
+        A check that is not `required` is only reported. Do not require a dependency that all
+        instances share: when it fails, every instance would leave the load balancer at once.
+        Keep the `timeout` below that of the probe. Raises `ValueError` for a name in use.
         """
         if name in self._checks:
-            raise ValueError(f"there is a check {name!r} already")
+            raise ValueError(f"a check named {name!r} exists already")
         self._checks[name] = Check(check, timeout, required)
 
     async def report(self) -> Report:
-        """The availability, with the outcome of each check; all of them are asked at once."""
+        """Return the availability and the result of each check; the checks run concurrently."""
         if not self._checks or self.availability is not Availability.READY:
             return Report(status=self.availability)
         outcomes = await self._fresh_outcomes()
@@ -92,14 +90,14 @@ class Readiness:
         return Report(status=status, checks=outcomes)
 
     async def _fresh_outcomes(self) -> dict[str, Outcome]:
-        """One run for everybody who asks while it lasts, and for a moment after it."""
+        """Run the checks, or return the results of a run that is under way or recent."""
         loop = asyncio.get_running_loop()
         running = self._running
         if running and running.done() and loop.time() >= self._fresh_until:
             running = None
         if running is None or running.get_loop() is not loop:
             running = self._running = loop.create_task(self._ask_all())
-        return await asyncio.shield(running)  # one who leaves doesn't end it for the others
+        return await asyncio.shield(running)  # the other probes still wait for it
 
     async def _ask_all(self) -> dict[str, Outcome]:
         try:

@@ -1,35 +1,49 @@
-"""Settings from the environment, and one line for each that is wrong."""
+"""Settings from the environment and from files, and one line for each that is wrong."""
 
+import re
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
+from . import secret_files
 from .budget import REQUEST_TIMEOUT_SECONDS
 
 # uvicorn's own exit status for a failed start; a process manager takes it as final.
 STARTUP_FAILURE = 3
 
+# Errors of pydantic whose message may repeat the value.
+REPEATING = ("assertion_error", "import_error", "union_tag_invalid", "value_error")
+QUOTED = re.compile(r"""(["'])(.+?)\1""")
+
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def split(value: object) -> object:
-    """The names of a list with commas; nothing is none."""
+    """Return the items of a comma-separated list; an empty text has none."""
     if not isinstance(value, str):
         return value
     return [name.strip() for name in value.split(",")] if value.strip() else []
 
 
 def lower(value: object) -> object:
-    """Text in lower case."""
+    """Return a text in lower case, any other value as it is."""
     return value.lower() if isinstance(value, str) else value
 
 
 Name = Annotated[str, BeforeValidator(lower), Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(split)]
-# As a browser says it: no path.
+# As browsers send it: without a path.
 Origin = Annotated[
     str, BeforeValidator(lower), Field(pattern=r"^(?:\*|https?://[a-z0-9.-]+(?::[0-9]+)?)$")
 ]
@@ -39,7 +53,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class Environment(StrEnum):
-    """Where the service runs; what is a warning in development stops it in production."""
+    """Where the service runs. Faults that are warnings in development stop it in production."""
 
     DEVELOPMENT = "development"
     STAGING = "staging"
@@ -47,59 +61,97 @@ class Environment(StrEnum):
 
 
 class ServingSettings(BaseSettings):
-    """Settings of the serving layer. Each field is the environment variable of its name."""
+    """Settings of the serving layer. Each field is the environment variable of its name.
+
+    A variable that is not set may be a file of that name in `SECRETS_DIR`.
+    """
+
+    model_config = SettingsConfigDict(hide_input_in_errors=True)  # it may be a secret
 
     environment: Environment = Environment.DEVELOPMENT
     # Worker threads of a process, for plain `def` routes and dependencies: Starlette's default.
-    # Fewer for routes that compute, so that they leave the event loop its time.
+    # Set it lower where these functions compute, so that the event loop gets its share of time.
     threads: int = Field(default=40, ge=1, le=1000)
     metrics_host: str = "127.0.0.1"
-    metrics_port: int = Field(default=9090, ge=0, le=65535)  # 0: any that is free
+    metrics_port: int = Field(default=9090, ge=0, le=65535)  # 0: any free port
 
     log_level: LogLevel = "info"
-    # Names whose values are masked in every line; each stands for what ends with it, too.
+    # Names whose values are masked in log lines, and every name that ends with one of them.
     log_masked: Names = (
         *("password", "passwd", "secret", "token", "jwt", "authorization", "cookie"),
         *("api_key", "private_key", "credentials", "session_id"),
     )
 
-    # Seconds to the start of the response; a route may declare its own deadline. Never longer than
-    # the drain and the proxy wait.
+    # Seconds to the start of the response; a route may declare its own deadline. At most the answer
+    # to `request_timeout_seconds`, from which the timeouts of the proxy and the drain follow.
     request_timeout_seconds: float = Field(
         default=REQUEST_TIMEOUT_SECONDS, gt=0, le=REQUEST_TIMEOUT_SECONDS
     )
-    # What most proxies let through. A route that takes more says so: `max_body_size=`.
+    # The default of most proxies. A route that accepts more declares it: `max_body_size=`.
     max_body_bytes: int = Field(default=2**20, ge=0)
-    # Requests in flight of a process, and as many WebSockets. Each has a socket and mostly opens
-    # another, to a database say: this stays below the usual limit of open files.
+    # Requests in flight of a process, and as many WebSockets. Each holds a socket, often a second
+    # one, to a database say, so this stays below the usual limit of 1,024 open files.
     max_concurrency: int = Field(default=500, ge=1)
-    # `*.example.com` for all below it; `*` leaves it to the proxy, which knows its names.
+    # `*.example.com` is every subdomain. `*` accepts every name: the proxy checks them.
     allowed_hosts: Names = Field(default=("*",), min_length=1)
 
-    # Whether /docs, /redoc and /openapi.json are there; None: everywhere but in production.
+    # Whether /docs, /redoc and /openapi.json are served; None: everywhere but in production.
     docs: bool | None = None
     # Origins that CORS allows; `*` for all.
     cors_origins: Origins = ()
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return pydantic's own sources, and files after the environment: the first one wins."""
+        files = secret_files.SecretFiles(settings_cls)
+        return init_settings, env_settings, dotenv_settings, files, file_secret_settings
+
 
 def load(settings: type[SettingsT]) -> SettingsT:
-    """Read `settings` from the environment, or exit with status 3 and a line for each fault.
+    """Read `settings`, or exit with status 3 and a line for each fault.
 
     A line names the variable and says what it accepts, never what it held: that may be a secret.
     """
     try:
         return settings()
     except ValidationError as error:
-        faults = [f"{variable(settings, e['loc'])}: {e['msg']}" for e in error.errors()]
-    except SettingsError as error:  # a list or a mapping that is not JSON
-        faults = [str(error)]
+        faults = [f"{variable(settings, e['loc'])}: {accepted(e)}" for e in error.errors()]
+    except SettingsError as error:  # a file, or a list or a mapping that is not JSON
+        faults = str(error).splitlines()
     for fault in faults:
         print(fault, file=sys.stderr)
     raise SystemExit(STARTUP_FAILURE)
 
 
 def variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
-    """The environment variable of a field; of what is inside of it, with a dotted path behind."""
+    """Return the environment variable of a field, and the dotted path of a value inside of it."""
     name, *inner = map(str, location)
     prefix = settings.model_config.get("env_prefix", "")
     return ".".join([f"{prefix}{name}".upper(), *inner])
+
+
+def accepted(error: ErrorDetails) -> str:
+    """Return what is accepted, without the value that the messages of some validators repeat."""
+    message = error["msg"]
+    if error["type"] in REPEATING:
+        for given in texts(error["input"]):
+            parts = {quoted for _, quoted in QUOTED.findall(message) if quoted in given}
+            for part in sorted({given, *parts}, key=len, reverse=True):
+                message = message.replace(part, "***")
+    return message
+
+
+def texts(value: object) -> Iterator[str]:
+    """Each text in a value, the short ones left out: they are words of any message."""
+    if isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts(inner)
+    elif len(text := str(value).strip()) > 3:
+        yield text

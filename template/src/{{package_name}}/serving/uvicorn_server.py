@@ -54,6 +54,36 @@ def announce_close(server: Server) -> None:
     server.server_state.default_headers.append((b"connection", b"close"))
 
 
+def in_flight(server: Server) -> bool:
+    """Tell whether an application runs for a request or a WebSocket, or a response is being sent.
+
+    A connection without a request is not in flight.
+    """
+    state = server.server_state
+    return bool(state.tasks) or any(
+        connection.transport.get_write_buffer_size() for connection in state.connections
+    )
+
+
+def activity(server: Server) -> tuple[int, frozenset[object]]:
+    """Return the number of requests so far and the connections: it differs when clients are there.
+
+    A client that only keeps its connection open changes nothing.
+    """
+    state = server.server_state
+    return state.total_requests, frozenset(state.connections)
+
+
+def close_websockets(server: Server) -> None:
+    """Close each WebSocket with code 1012, "service restart", unless its handshake is under way."""
+    for connection in [*server.server_state.connections]:
+        protocol: Any = connection
+        if getattr(protocol, "handshake_complete", False) and not protocol.transport.is_closing():
+            protocol.shutdown()
+            # uvicorn's shutdown would send a second close frame, which raises an error.
+            protocol.shutdown = protocol.transport.close
+
+
 async def listen(
     server: Server, app: ASGIApp, host: str, port: int, *, reuse_port: bool
 ) -> Callable[[], None]:

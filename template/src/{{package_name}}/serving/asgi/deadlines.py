@@ -71,9 +71,10 @@ def declared(scope: Scope) -> DeclaredDeadline | None:
 class Deadline:
     """The deadline of one request."""
 
-    timer: asyncio.TimerHandle | None = None  # of a deadline of its own
-    is_over = expired = False
-    stack = ""
+    __slots__ = (
+        *("deadlines", "scope", "started", "seconds", "cancel_scope", "task", "timer"),
+        *("is_over", "expired", "stack"),
+    )
 
     def __init__(self, deadlines: "Deadlines", scope: Scope, started: float) -> None:
         self.deadlines = deadlines
@@ -81,10 +82,15 @@ class Deadline:
         self.started = started
         self.seconds: float | None = deadlines.seconds
         self.cancel_scope = deadlines.cancel_scope_class()
-        self.task = asyncio.current_task()
+        self.task = asyncio.current_task(deadlines.loop)
+        self.timer: asyncio.TimerHandle | None = None  # of a deadline of its own
+        self.is_over = self.expired = False
+        self.stack = ""
 
     def end(self) -> None:
         """Stop counting: the response has begun, or the request is over."""
+        if self.is_over:
+            return
         self.is_over = True
         self.deadlines.waiting.pop(self, None)
         self.scope.pop(SCOPE_KEY, None)  # which would be a reference cycle
@@ -129,6 +135,7 @@ class Deadlines:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.loop = asyncio.get_running_loop()
         self.waiting: dict[Deadline, None] = {}  # the oldest first
         self.timer: asyncio.TimerHandle | None = None
         # That of the event loop: `CancelScope()` looks for it each time.

@@ -14,6 +14,8 @@ NO_STORE = (b"cache-control", b"no-store")
 # A response with a validator, such as a static file, may be stored: it is checked before each use.
 NO_CACHE = (b"cache-control", b"no-cache")
 VALIDATORS = frozenset({b"etag", b"last-modified"})
+DEFAULTS = (*SECURITY, NO_STORE)
+EXCEPTIONS = VALIDATORS | {b"expires", b"x-request-id"} | {name for name, _ in DEFAULTS}
 
 
 def completed(start: Message, request_id: str) -> Message:
@@ -23,9 +25,11 @@ def completed(start: Message, request_id: str) -> Message:
     """
     headers: list[Header] = list(start.get("headers", ()))
     names = {name.lower() for name, _ in headers}
-    added = [header for header in SECURITY if header[0] not in names]
-    if b"cache-control" not in names and b"expires" not in names:
-        added.append(NO_STORE if names.isdisjoint(VALIDATORS) else NO_CACHE)
-    if b"x-request-id" not in names:
-        added.append((b"x-request-id", request_id.encode()))
+    added = [*DEFAULTS, (b"x-request-id", request_id.encode())]
+    if not names.isdisjoint(EXCEPTIONS):
+        if not names.isdisjoint(VALIDATORS):
+            added[added.index(NO_STORE)] = NO_CACHE
+        if b"expires" in names:
+            names.add(b"cache-control")
+        added = [header for header in added if header[0] not in names]
     return {**start, "headers": headers + added}

@@ -4,7 +4,7 @@ import os
 import random
 import re
 from collections.abc import Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 
 from opentelemetry import trace
 from starlette.types import Receive, Scope
@@ -21,7 +21,6 @@ NO_IDS: Mapping[str, str] = {}
 _ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default=NO_IDS)
 bind = _ids.set
 unbind = _ids.reset
-IdsToken = Token[Mapping[str, str]]
 
 # IDs are unique, not secret. Neither `random.seed()` nor a fork may repeat them.
 _random = random.Random()  # noqa: S311
@@ -40,7 +39,7 @@ def identify(scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> 
     if sent is not None and ACCEPTED.fullmatch(sent) and is_forwarded(scope, receive):
         ids = {"request_id": sent.decode()}
     else:
-        ids = {"request_id": f"{_random.getrandbits(128):032x}"}
+        ids = {"request_id": _random.randbytes(16).hex()}
     parent = headers.get(b"traceparent")
     if parent is not None and (found := TRACEPARENT.fullmatch(parent)):
         ids["trace_id"] = found[1].decode()

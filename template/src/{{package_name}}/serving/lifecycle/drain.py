@@ -4,9 +4,11 @@ uvicorn alone stops listening and at once closes idle connections, also those th
 accepted and those on which a client is sending its next request. Here it goes step by step:
 
 1. Readiness says 503 while everything is still served, so that load balancers look elsewhere.
-2. The listener closes. Clients keep their connections, so none of them comes back too late.
-3. Each response tells its client to leave (`Connection: close`).
-4. Once all have left, or after a second, uvicorn shuts down: what is in flight may finish.
+2. Each response tells its client to leave (`Connection: close`).
+3. Connections are accepted and answered until nothing is in flight: a balancer may be late.
+   Where several processes share the listener, it closes before step 2 instead: connections wait in
+   the socket for another process.
+4. uvicorn shuts down: what is in flight may finish within the budget.
 """
 
 import asyncio
@@ -14,7 +16,8 @@ from collections.abc import Callable
 
 from uvicorn import Server
 
-from ..uvicorn_server import announce_close, before_shutdown
+from ..process.shared import SEVERAL_PROCESSES
+from ..uvicorn_server import activity, announce_close, before_shutdown, close_websockets, in_flight
 
 # Long enough for a load balancer that asks each second.
 ANNOUNCE_SECONDS = 2.0
@@ -25,25 +28,47 @@ SETTLE_SECONDS = 1.0
 # All of it: the budget counts with this.
 DRAIN_SECONDS = ANNOUNCE_SECONDS + CLOSE_SECONDS + SETTLE_SECONDS
 
+# Nothing was sent for so long: balancers have let go. Shorter than the interval of health checks.
+QUIET_SECONDS = 0.5
+TICK_SECONDS = 0.05
+
 
 def drain_before_shutdown(server: Server, announce: Callable[[], None]) -> None:
     """Make `server` drain before it shuts down; `announce` is called when draining begins."""
+    now = asyncio.get_running_loop().time
 
     async def wait(seconds: float, *, until_idle: bool = False) -> None:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while not server.force_exit and asyncio.get_running_loop().time() < deadline:
+        deadline = now() + seconds
+        while not server.force_exit and now() < deadline:
             if until_idle and not server.server_state.connections:
                 return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def serve_late_connections() -> None:
+        """Serve what comes until nothing is in flight; uvicorn gets what is left of the budget."""
+        began, budget = now(), server.config.timeout_graceful_shutdown
+        quiet_since, last = began, activity(server)
+        while not server.force_exit and (budget is None or now() < began + budget):
+            close_websockets(server)
+            if in_flight(server) or activity(server) != last:
+                quiet_since, last = now(), activity(server)
+            elif now() - quiet_since >= QUIET_SECONDS:
+                break
+            await asyncio.sleep(TICK_SECONDS)
+        if budget is not None:
+            server.config.timeout_graceful_shutdown = max(1, int(began + budget - now()))
 
     async def drain() -> None:
         announce()
         if server.should_exit:  # not a worker that has served its share of requests
             await wait(ANNOUNCE_SECONDS)
-        for listener in server.servers:
-            listener.close()
-        await wait(CLOSE_SECONDS)
+        if SEVERAL_PROCESSES:
+            for listener in server.servers:
+                listener.close()
+            await wait(CLOSE_SECONDS)
         announce_close(server)
         await wait(SETTLE_SECONDS, until_idle=True)
+        if not SEVERAL_PROCESSES:
+            await serve_late_connections()
 
     before_shutdown(server, drain)

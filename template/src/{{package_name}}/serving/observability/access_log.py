@@ -25,11 +25,9 @@ METHODS = frozenset(
 class Outcome:
     """What requests of the same method, route and status have in common."""
 
-    method: str
-    route: str
-    level: str | None
-    """The level of their lines; None for no line."""
     observe: Callable[[float], None]
+    render: Callable[[datetime, dict[str, Any]], bytes] | None
+    """Renders their lines from a time and the other fields; None for no line."""
 
 
 class AccessLog:
@@ -54,28 +52,21 @@ class AccessLog:
         """Measure and log what was added."""
         waiting, self._waiting = self._waiting, []
         now = datetime.now(UTC)
-        events = []
+        lines = []
         for scope, status, seconds, size, ids in waiting:
             outcome = self._outcome(scope, status)
             outcome.observe(seconds)
-            if outcome.level:
+            if outcome.render:
                 client = scope.get("client")
-                event = {
-                    "timestamp": now,
-                    "level": outcome.level,
-                    "logger": LOGGER,
-                    "event": "request",
-                    "method": outcome.method,
-                    "route": outcome.route,
-                    "status": status,
+                fields = {
                     "duration_ms": int(seconds * 1_000_000) / 1000,
                     "bytes": size,
                     "client": client[0] if client else None,
                     **ids,
                 }
-                events.append(event)
-        if events:
-            self._log.write(events)
+                lines.append(outcome.render(now, fields))
+        if lines:
+            self._log.write(lines)
 
     def add_websocket(
         self,
@@ -88,7 +79,9 @@ class AccessLog:
     ) -> None:
         """Log a WebSocket that has ended; without a close code its handshake was refused."""
         route = route_template(self._app, scope)
-        if close_code is not None:
+        if close_code is None:  # a GET request, with a response of HTTP
+            metrics.DURATION.labels("GET", route, status).observe(seconds)
+        else:
             metrics.WEBSOCKET_DURATION.labels(route, close_label).observe(seconds)
         if "info" in self._silent:
             return
@@ -105,7 +98,7 @@ class AccessLog:
             "client": client[0] if client else None,
             **ids,
         }
-        asyncio.get_running_loop().call_soon(self._log.write, [event])
+        asyncio.get_running_loop().call_soon(self._log.write, [self._log.render(event)])
 
     def _outcome(self, scope: Scope, status: int) -> Outcome:
         method = scope["method"] if scope["method"] in METHODS else "other"
@@ -115,7 +108,16 @@ class AccessLog:
             level = "warning" if status >= 500 else "info"
             if route in PATHS and status < 400:  # most of the log, of little interest
                 level = "debug"
-            observe = metrics.DURATION.labels(method, route, status).observe
-            outcome = Outcome(method, route, None if level in self._silent else level, observe)
-            self._outcomes[method, route, status] = outcome
+            common = {
+                "level": level,
+                "logger": LOGGER,
+                "event": "request",
+                "method": method,
+                "route": route,
+                "status": status,
+            }
+            outcome = self._outcomes[method, route, status] = Outcome(
+                metrics.DURATION.labels(method, route, status).observe,
+                None if level in self._silent else self._log.renderer(common),
+            )
         return outcome

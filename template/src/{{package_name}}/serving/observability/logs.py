@@ -7,13 +7,17 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from pydantic_core import to_json, to_jsonable_python
 
+from .. import secret_files
 from ..asgi import request_id
 from ..process.shared import OUTPUT_LOCK
 from ..settings import Environment, ServingSettings
@@ -33,13 +37,16 @@ PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 def configure(settings: ServingSettings) -> "Log":
     """Send every line of this process to standard output, and none twice."""
     render = as_text if settings.environment is Environment.DEVELOPMENT else as_json
-    log = Log(render, Mask(settings.log_masked))
+    log = Log(render, Mask(settings.log_masked, secret_files.secrets(settings)))
     log.setLevel(settings.log_level.upper())
     log.addFilter(is_wanted)
     root = logging.getLogger()
     root.handlers = [*(other for other in root.handlers if not writes_to_console(other)), log]
     root.setLevel(settings.log_level.upper())
     logging.captureWarnings(True)
+    hook = getattr(sys.excepthook, "func", sys.excepthook)
+    if settings.environment is not Environment.DEVELOPMENT and hook in EXCEPTION_HOOKS:
+        sys.excepthook = partial(write_exception, log.mask)
     take_over("uvicorn", "uvicorn.error")
     # Requests and WebSockets have lines of their own, without the query.
     logging.getLogger("uvicorn.error").addFilter(is_not_handshake)
@@ -47,6 +54,17 @@ def configure(settings: ServingSettings) -> "Log":
     access.handlers.clear()
     access.propagate = False
     return log
+
+
+def write_exception(
+    mask: Mask, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Write what ends the process, a failed import say, to standard error; text is masked."""
+    sys.stderr.write(mask.text("".join(traceback.format_exception(kind, error, trace))))
+
+
+# Python's own, and this one with the settings of another application.
+EXCEPTION_HOOKS = (sys.__excepthook__, write_exception)
 
 
 def take_over(*names: str) -> None:
@@ -90,34 +108,43 @@ class Log(logging.Handler):
         super().__init__()
         self.render = render
         self.mask = mask
-        self.output = open(1, "wb", closefd=False)  # noqa: SIM115, it lives as long as the process
+        self.output = 1  # the file descriptor of standard output
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record at once; `extra` and text are masked."""
         try:
             line = self.render(self._fields(record))
             with OUTPUT_LOCK:
-                self.output.write(line)
-                self.output.flush()
+                write_all(self.output, line)
         except Exception:
             self.handleError(record)
 
-    def write(self, events: Iterable[dict[str, Any]]) -> None:
-        """Write events that hold nothing to be masked, with few system calls."""
-        lines = [self.render(event) for event in events]
-        size = 0
+    def write(self, lines: Iterable[bytes]) -> None:
+        """Write lines that hold nothing to be masked, with few system calls."""
+        part = b""
         self.acquire()
         try:
             with OUTPUT_LOCK:
                 for line in lines:
-                    size += len(line)
-                    if size > PIPE_BUF:
-                        self.output.flush()
-                        size = len(line)
-                    self.output.write(line)
-                self.output.flush()
+                    if len(part) + len(line) > PIPE_BUF:
+                        write_all(self.output, part)
+                        part = b""
+                    part += line
+                write_all(self.output, part)
         finally:
             self.release()
+
+    def renderer(self, common: dict[str, Any]) -> Callable[[datetime, dict[str, Any]], bytes]:
+        """Return a function that renders events which have the fields `common` alike.
+
+        It takes the time of an event and its other fields.
+        """
+        if self.render is not as_json:
+            return lambda time, others: self.render({"timestamp": time, **common, **others})
+        rendered = to_json(common)[1:-1]
+        return lambda time, others: (
+            b'{"timestamp":%b,%b,%b\n' % (to_json(time), rendered, to_json(others)[1:])
+        )
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -137,6 +164,12 @@ class Log(logging.Handler):
         if record.stack_info:
             fields["stack"] = self.mask.text(record.stack_info)
         return fields
+
+
+def write_all(output: int, data: bytes) -> None:
+    """Write all of the data to a file descriptor; a signal or a full disk may cut a write."""
+    while data:
+        data = data[os.write(output, data) :]
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
