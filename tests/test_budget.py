@@ -59,7 +59,8 @@ def test_a_pod_may_live_as_long_as_its_shutdown_takes(
     )
     assert int(options["--timeout-keep-alive"]) >= 75
 
-    route = yaml.safe_load((project.path / "deploy/kubernetes/base/httproute.yaml").read_text())
+    manifest = project.path / "deploy/kubernetes/components/httproute/httproute.yaml"
+    route = yaml.safe_load(manifest.read_text())
     [rule] = route["spec"]["rules"]
     assert seconds <= seconds_of(rule["timeouts"]["request"], r"^(\d+)s$") <= in_flight
 

@@ -23,6 +23,9 @@ STEP = re.compile(r"'([^']+)'|(\w+)|\[(\d+)\]")
 RULE = ("alert", "record")
 """What names a rule of Prometheus."""
 
+COMMON_LABELS = ("app.kubernetes.io/part-of", "app.kubernetes.io/managed-by")
+"""Those of every object, which a sentence tells."""
+
 Path = tuple[str | int, ...]
 
 
@@ -98,6 +101,7 @@ def known(path: Path) -> bool:
         path[0] in ("apiVersion", "kind")
         or path[:2] in (("metadata", "name"), ("metadata", "namespace"))
         or "app.kubernetes.io/name" in path
+        or (path[:2] == ("metadata", "labels") and path[2] in COMMON_LABELS)
         or (path[-1] == "name" and path[-3:-1] == ("containers", 0))
         # What an alert asks and says stands in its file; that there is one, on the page.
         or ("rules" in path and path[:2] == ("spec", "groups") and path[-1] not in RULE)

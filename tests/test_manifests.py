@@ -101,6 +101,89 @@ def test_the_supported_kubernetes_is_named_to_whoever_deploys(kubernetes: Projec
     assert f"Kubernetes {KUBERNETES[0]} to {KUBERNETES[1]}" in readme
 
 
+BUILT_IN = {
+    "Namespace",
+    "ServiceAccount",
+    "ConfigMap",
+    "Service",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+    "PodDisruptionBudget",
+    "NetworkPolicy",
+}
+
+
+@pytest.mark.parametrize("route", ["httproute", "ingress"])
+def test_the_base_has_built_in_kinds_alone(render: Render, route: str) -> None:
+    base = render(deployment="kubernetes", route=route).path / "deploy/kubernetes/base"
+
+    assert {manifest["kind"] for manifest in kustomize(base)} == BUILT_IN
+
+
+@pytest.mark.parametrize("route", ["httproute", "ingress"])
+@pytest.mark.parametrize("manifest", ["component", "base"])
+def test_the_local_overlay_is_one_pod_of_built_in_kinds(
+    render: Render, route: str, manifest: str
+) -> None:
+    project = render(deployment="kubernetes", route=route, route_manifest=manifest)
+    manifests = kustomize(project.path / "deploy/kubernetes/overlays/local")
+
+    not_local = {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    assert {manifest["kind"] for manifest in manifests} == BUILT_IN - not_local
+    [config] = of_kind("ConfigMap", manifests)
+    assert config["data"]["ENVIRONMENT"] == "development"
+    [deployment] = of_kind("Deployment", manifests)
+    assert deployment["spec"].get("replicas", 1) == 1
+    [namespace] = of_kind("Namespace", manifests)
+    assert namespace["metadata"]["name"] == "zebra-9-ledger-local"
+
+
+@pytest.mark.parametrize("name", ["staging", "production"])
+def test_without_a_gateway_and_the_operator_the_answers_give_built_in_kinds(
+    render: Render, name: str
+) -> None:
+    project = render(deployment="kubernetes", route="ingress", prometheus_operator=False)
+    overlay = project.path / "deploy/kubernetes/overlays" / name
+
+    assert {manifest["kind"] for manifest in kustomize(overlay)} == {*BUILT_IN, "Ingress"}
+    assert "\n\n" not in (overlay / "kustomization.yaml").read_text()
+
+
+@pytest.mark.parametrize("route", ["httproute", "ingress"])
+def test_a_route_in_the_base_gives_the_same_as_one_in_a_component(
+    render: Render, overlay: Path, route: str
+) -> None:
+    """Services of before 0.5.0 have it there."""
+    old, new = (
+        render(deployment="kubernetes", route=route, route_manifest=each).path
+        for each in ("base", "component")
+    )
+    here = Path("deploy/kubernetes/overlays") / overlay.name
+
+    by_kind = [{m["kind"]: m for m in kustomize(path / here)} for path in (old, new)]
+    for found in by_kind:
+        for manifest in found.values():
+            manifest["metadata"].pop("labels", None)
+    assert by_kind[0] == by_kind[1]
+
+
+def test_openshift_chooses_the_user(overlay: Path, tmp_path: Path) -> None:
+    """Its admission refuses a number that isn't of the namespace's range."""
+    shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
+    text = kustomization.read_text()
+    kustomization.write_text(
+        text.replace("components:\n", "components:\n  - ../../components/openshift\n")
+    )
+
+    [deployment] = of_kind("Deployment", kustomize(kustomization.parent))
+
+    assert deployment["spec"]["template"]["spec"]["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def test_only_components_need_the_prometheus_operator(
     overlay: Path, manifests: list[Manifest], tmp_path: Path
 ) -> None:
@@ -165,7 +248,7 @@ def test_a_selector_finds_the_pods_of_every_version(
 
     assert len(selectors) == 8  # also those of the topology, and the policy's own for DNS
     for selector in selectors:
-        assert selector.items() <= labels.items() or selector == {"k8s-app": "kube-dns"}
+        assert selector.items() <= labels.items() or "matchExpressions" in selector
         assert not any("version" in label for label in selector)
 
 
@@ -192,7 +275,10 @@ def test_the_pod_is_restricted(
 ) -> None:
     """The `restricted` pod security standard, and a root that can't be written."""
     [namespace] = of_kind("Namespace", manifests)
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    for mode in ("enforce", "warn", "audit"):
+        label = f"pod-security.kubernetes.io/{mode}"
+        assert namespace["metadata"]["labels"][label] == "restricted"
+        assert namespace["metadata"]["labels"][f"{label}-version"] == f"v{KUBERNETES[1]}"
     assert pod["spec"]["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": 10001,
@@ -213,9 +299,9 @@ def test_the_pod_is_restricted(
         assert volume.keys() - {"name"} <= {"emptyDir", "configMap", "secret", "projected"}
 
 
-def test_its_memory_is_limited_and_its_cpu_is_not(container: Manifest) -> None:
-    assert container["resources"]["requests"].keys() == {"cpu", "memory"}
-    assert container["resources"]["limits"].keys() == {"memory"}
+def test_its_memory_and_disk_are_limited_and_its_cpu_is_not(container: Manifest) -> None:
+    assert container["resources"]["requests"].keys() == {"cpu", "memory", "ephemeral-storage"}
+    assert container["resources"]["limits"].keys() == {"memory", "ephemeral-storage"}
 
 
 def test_a_service_leads_to_the_service_alone(manifests: list[Manifest]) -> None:
@@ -295,15 +381,49 @@ def test_the_network_is_closed_but_for_what_is_named(
         for rule in policy["spec"]["ingress"]
         for peer in rule["from"]
     ]
-    [outgoing] = policy["spec"]["egress"]
+    outgoing = policy["spec"]["egress"]
 
     assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert incoming == [
         ({"kubernetes.io/metadata.name": "ingress"}, [PORT]),
         ({"kubernetes.io/metadata.name": "monitoring"}, [METRICS_PORT]),
     ]
-    assert {port["port"] for port in outgoing["ports"]} == {53}
-    assert all(outgoing["to"]), "an empty peer is everybody"
+    assert [{port["port"] for port in rule["ports"]} for rule in outgoing] == [{53}, {5353}]
+    assert all(peer for rule in outgoing for peer in rule["to"]), "an empty peer is everybody"
+
+
+NAMES = [
+    ("kubeadm", {"namespace": "kube-system", "k8s-app": "kube-dns"}, 53),
+    ("node-local cache", {"namespace": "kube-system", "k8s-app": "node-local-dns"}, 53),
+    ("node-local cache", "169.254.20.10/32", 53),
+    ("GKE's Cloud DNS", "169.254.169.254/32", 53),
+    ("OpenShift", {"namespace": "openshift-dns"}, 5353),
+]
+
+
+@pytest.mark.parametrize(("where", "server", "port"), NAMES, ids=[where for where, *_ in NAMES])
+def test_the_name_servers_of_common_clusters_may_be_asked(
+    manifests: list[Manifest], where: str, server: str | dict[str, str], port: int
+) -> None:
+    [policy] = of_kind("NetworkPolicy", manifests)
+    admitted = []
+    for rule in policy["spec"]["egress"]:
+        assert {(p["port"], p["protocol"]) for p in rule["ports"]} in (
+            {(53, "UDP"), (53, "TCP")},
+            {(5353, "UDP"), (5353, "TCP")},
+        )
+        ports = {p["port"] for p in rule["ports"]}
+        for peer in rule["to"]:
+            if block := peer.get("ipBlock"):
+                admitted += [(block["cidr"], port) for port in ports]
+                continue
+            labels = peer["namespaceSelector"]["matchLabels"]
+            namespace = {"namespace": labels["kubernetes.io/metadata.name"]}
+            expressions = peer.get("podSelector", {}).get("matchExpressions", [])
+            pods = [{e["key"]: v} for e in expressions for v in e["values"]] or [{}]
+            admitted += [({**namespace, **pod}, port) for pod in pods for port in ports]
+
+    assert (server, port) in admitted, where
 
 
 def test_a_route_leads_to_the_service(overlay: Path, manifests: list[Manifest]) -> None:

@@ -43,10 +43,23 @@ def route(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(params=["base", "component"])
+def manifest(request: pytest.FixtureRequest) -> str:
+    """Where the route is, before 0.5.0 and since."""
+    return str(request.param)
+
+
 @pytest.fixture
-def project(render: Render, route: str, tmp_path: Path) -> Project:
+def bare(route: str, manifest: str) -> str:
+    """An overlay with the route and without a hostname."""
+    component = f"components:\n  - ../../components/{route}\n" if manifest == "component" else ""
+    return BEFORE_ROUTES.replace("resources:", f"{component}resources:")
+
+
+@pytest.fixture
+def project(render: Render, route: str, manifest: str, tmp_path: Path) -> Project:
     """The manifests of a service and the check."""
-    rendered = render(deployment="kubernetes", route=route).path
+    rendered = render(deployment="kubernetes", route=route, route_manifest=manifest).path
     for name in ("deploy", "scripts"):
         shutil.copytree(rendered / name, tmp_path / "service" / name)
     return Project(tmp_path / "service")
@@ -76,13 +89,19 @@ def test_a_renamed_overlay_of_now_keeps_its_hostname(project: Project) -> None:
     assert check(project) == (0, "")
 
 
-def test_an_overlay_without_a_hostname_is_one_line(project: Project, route: str) -> None:
-    add(project, kustomization=BEFORE_ROUTES)
+def test_an_overlay_without_a_hostname_is_one_line(project: Project, route: str, bare: str) -> None:
+    add(project, kustomization=bare)
 
     status, said = check(project)
 
     assert (status, said.count("\n")) == (1, 1)
     assert said.startswith(f"{WHERE}: {KINDS[route]} {SLUG} has no hostname, ")
+
+
+def test_an_overlay_without_the_component_has_no_route(project: Project, manifest: str) -> None:
+    add(project, kustomization=BEFORE_ROUTES)
+
+    assert check(project)[0] == (1 if manifest == "base" else 0)
 
 
 def test_an_overlay_of_an_overlay_has_its_hostname(project: Project) -> None:
@@ -91,8 +110,8 @@ def test_an_overlay_of_an_overlay_has_its_hostname(project: Project) -> None:
     assert check(project) == (0, "")
 
 
-def test_a_comment_exempts_an_overlay(project: Project) -> None:
-    add(project, kustomization=f"# for every hostname\n{BEFORE_ROUTES}")
+def test_a_comment_exempts_an_overlay(project: Project, bare: str) -> None:
+    add(project, kustomization=f"# for every hostname\n{bare}")
 
     assert check(project) == (0, "")
 
@@ -106,9 +125,9 @@ def test_a_comment_exempts_an_overlay(project: Project) -> None:
     ],
 )
 def test_a_hostname_counts_for_its_own_route(
-    project: Project, name: str, section: str, status: int
+    project: Project, bare: str, name: str, section: str, status: int
 ) -> None:
-    add(project, kustomization=BEFORE_ROUTES + section, own=OWN_ROUTE.format(name=name))
+    add(project, kustomization=bare + section, own=OWN_ROUTE.format(name=name))
 
     found, said = check(project)
 
@@ -117,19 +136,19 @@ def test_a_hostname_counts_for_its_own_route(
 
 
 @pytest.mark.parametrize("route", ["httproute"], indirect=True)
-def test_a_route_that_an_overlay_deletes_needs_none(project: Project) -> None:
+def test_a_route_that_an_overlay_deletes_needs_none(project: Project, bare: str) -> None:
     patch = f"$patch: delete\napiVersion: x\nkind: HTTPRoute\nmetadata:\n  name: {SLUG}\n"
-    add(project, kustomization=BEFORE_ROUTES + "patches:\n  - path: gone.yaml\n", gone=patch)
+    add(project, kustomization=bare + "patches:\n  - path: gone.yaml\n", gone=patch)
 
     assert check(project) == (0, "")
 
 
-def test_a_patch_in_a_file_of_its_own_counts(project: Project, route: str) -> None:
+def test_a_patch_in_a_file_of_its_own_counts(project: Project, bare: str, route: str) -> None:
     target = f"patches:\n  - target:\n      kind: {KINDS[route]}\n    path: host.yaml\n"
     path = {"httproute": "/spec/hostnames", "ingress": "/spec/rules/0/host"}[route]
     add(
         project,
-        kustomization=BEFORE_ROUTES + target,
+        kustomization=bare + target,
         host=f"- op: add\n  path: {path}\n  value: qa.example.com\n",
     )
 

@@ -236,10 +236,12 @@ def test_only_questions_are_stored(render: Render, target: str) -> None:
         "package_name",
         "project_name",
         "project_slug",
+        "prometheus_operator",
         "proxy_network",
         "python_version",
         "request_timeout_seconds",
         "route",
+        "route_manifest",
         "traces",
     }
 

@@ -36,9 +36,10 @@ every_target = pytest.mark.parametrize("target", TARGETS)
 def copied(template: Path, tmp_path: Path) -> Callable[..., Project]:
     """Copy a service from a ref of the template and commit it."""
 
-    def copied(target: str, ref: str = LATEST, source: Path = template) -> Project:
+    def copied(target: str, ref: str = LATEST, source: Path = template, **answers: str) -> Project:
         destination = tmp_path / f"{target}-{len(list(tmp_path.iterdir()))}"
-        render(source, destination, {"project_name": NAME, "deployment": target}, ref)
+        given = {"project_name": NAME, "deployment": target, **answers}
+        render(source, destination, given, ref)
         git(destination, "init", "--quiet", "--initial-branch", "main")
         commit(destination, "copied")
         return Project(destination)
@@ -117,10 +118,13 @@ def test_there_are_releases_and_the_changelog_tells_of_each() -> None:
 def test_an_untouched_service_becomes_a_fresh_copy(
     copied: Callable[..., Project], version: str, target: str
 ) -> None:
-    project, fresh = copied(target, f"v{version}"), copied(target)
+    project = copied(target, f"v{version}")
 
     update(project, LATEST)
 
+    # What Kubernetes services of before 0.5.0 keep: their edits are in the base.
+    manifest = "base" if target == "kubernetes" else "component"
+    fresh = copied(target, route_manifest=manifest)
     assert conflicts(project) == []
     seeds = {file for file in tree(fresh) if owner(file, project.package) == "team"}
     updated, wanted = tree(project), tree(fresh)
@@ -190,6 +194,39 @@ def edit_every_file(project: Project) -> Edits:
         if file != ".copier-answers.yml":
             team.append(file, f"# ours: {file}")
     return team.commit()
+
+
+@every_release
+def test_an_update_keeps_the_route_of_an_overlay_its_edits_and_what_was_taken_out(
+    copied: Callable[..., Project], version: str
+) -> None:
+    """The kinds of each overlay, of one without the operator's and of one that was added."""
+    project = copied("kubernetes", f"v{version}")
+    overlays = project.path / "deploy/kubernetes/overlays"
+    route = project.path / "deploy/kubernetes/base/httproute.yaml"
+    had_route = route.exists()
+    if had_route:
+        route.write_text(route.read_text().replace("name: public", "name: edge"))
+    staging = overlays / "staging/kustomization.yaml"
+    staging.write_text(re.sub(r"  - \S+/podmonitor\b.*\n", "", staging.read_text()))
+    shutil.copytree(overlays / "production", overlays / "qa")
+    commit(project.path, "the team's work")
+    before = {name: kinds(overlays / name) for name in ("staging", "production", "qa")}
+
+    update(project, LATEST)
+
+    assert conflicts(project) == []
+    after = {name: kinds(overlays / name) for name in before}
+    if had_route:
+        assert after == before
+        assert "name: edge" in route.read_text()
+    else:  # 0.1.0 and 0.2.0 had no route yet
+        assert all(there <= after[name] for name, there in before.items())
+    assert "HTTPRoute" not in kinds(overlays / "local")
+
+
+def kinds(overlay: Path) -> set[str]:
+    return {manifest["kind"] for manifest in kustomize(overlay)}
 
 
 @every_target

@@ -60,6 +60,10 @@ class Terminal(pyte.Screen):
         os.write(self.keyboard, data.encode())
 
 
+ASKED = (True, "{{ deployment == 'kubernetes' }}")
+"""The `ask` of what is asked with the first choices: Kubernetes, and no database."""
+
+
 def run(template: Path, directory: Path) -> Terminal:
     """Copy the template as somebody who names the service and takes what is offered else.
 
@@ -81,7 +85,9 @@ def run(template: Path, directory: Path) -> Terminal:
     screen = Terminal(ours)
     stream = pyte.ByteStream(screen)
     asked = [
-        str(question["help"]) for question in questions(template).values() if "help" in question
+        str(question["help"])
+        for question in questions(template).values()
+        if "help" in question and question.get("ask", True) in ASKED
     ]
     answers = [NAME] + [""] * (len(asked) - 1)
     for output in printed(ours):
