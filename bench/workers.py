@@ -136,6 +136,8 @@ def main() -> None:
     with TemporaryDirectory() as directory:
         project = rendered(Path(directory), deployment="vm", request_timeout_seconds=1)
         project.uv("sync", "--quiet", "--no-dev")
+        python = project.program("python")
+        project.uv("pip", "install", "--quiet", "--python", python, "uvicorn-worker")
         (project.path / "watched.py").write_text(APPLICATION.format(package=project.package))
         bench = Bench(project, Path(directory))
         table(["CPU µs a request", *cpu(bench, seconds, rounds)])
@@ -146,6 +148,7 @@ def main() -> None:
             ["SIGTERM, an endless request", *(ended(bench, name, "/endless") for name in CLASSES)],
             ["5 HUP under load", *(asyncio.run(reloaded(bench, name)) for name in CLASSES)],
             ["recycled each 350 requests", *(asyncio.run(recycled(bench, n)) for n in CLASSES)],
+            ["5 SIGTERM under load", *(asyncio.run(stopped(bench, name)) for name in CLASSES)],
         )
         print("\n| workers | requests a second | p99 |\n|---|---|---|")
         for workers, (rate, p99) in counts(bench, seconds, rounds).items():
@@ -243,6 +246,19 @@ async def recycled(bench: Bench, name: str) -> str:
         load = Load(server.port, ["/small"], rate=400)
         await load.answered(6_000)
         return told(await load.stop())
+
+
+async def stopped(bench: Bench, name: str) -> str:
+    """What clients lose of what they have sent over five stops."""
+    lost = answered = 0
+    for _ in range(5):
+        with bench.serve(name, workers=2, layer=True) as server:
+            load = Load(server.port, ["/small"], rate=400)
+            await load.answered(500)
+            await asyncio.to_thread(server.stop)
+            tally = await load.stop()
+            lost, answered = lost + tally.lost + tally.failed, answered + tally.answered
+    return f"{lost} of {answered:,} lost"
 
 
 def told(tally: Tally) -> str:

@@ -126,7 +126,7 @@ def describe_server(project: Project) -> str:
     lock = tomllib.loads((project.path / "uv.lock").read_text())
     versions = {package["name"]: package.get("version") for package in lock["package"]}
     command, _ = start_command(project, "", 0)
-    names = {"gunicorn": ["gunicorn", "uvicorn-worker"]}.get(Path(command[0]).name, ["uvicorn"])
+    names = {"gunicorn": ["gunicorn", "uvicorn"]}.get(Path(command[0]).name, ["uvicorn"])
     return " + ".join(f"{name} {versions[name]}" for name in names)
 
 

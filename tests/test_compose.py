@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import ssl
@@ -22,6 +23,7 @@ from .harness.load import Load, Tally
 from .harness.project import Project
 
 TLS = "deploy/vm/compose.tls.yaml"
+SECRETS = "deploy/vm/compose.secrets.yaml"
 FORGED = "203.0.113.9"
 
 
@@ -89,7 +91,7 @@ def processes(container: Container) -> list[dict[str, str]]:
     return [dict(re.findall(r"^(\w+):\t(.*)$", text, re.MULTILINE)) for text in each]
 
 
-@pytest.mark.parametrize("file", [*compose.FILES, TLS])
+@pytest.mark.parametrize("file", [*compose.FILES, SECRETS, TLS])
 def test_is_what_compose_takes(service: Project, file: str) -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema=vendor.compose-spec"]
 
@@ -133,6 +135,24 @@ def test_the_app_has_no_rights_and_nothing_can_be_written(stack: Stack) -> None:
     for name in ("app", "nginx"):
         refused = stack.container(name).exec(["touch", "/x", "/etc/x", "/usr/x"])
         assert refused.stderr.count("Read-only file system") == 3
+
+
+def test_the_memory_of_metrics_is_as_large_as_the_file_says(stack: Stack) -> None:
+    app = stack.container("app")
+
+    assert "shm 256M" in app.exec(["sh", "-c", "df -h /dev/shm | tr -s ' '"]).stdout
+    assert "histogram_slot-" in app.exec(["sh", "-c", "ls /dev/shm/metrics-*"]).stdout
+
+
+def test_a_thread_from_before_the_fork_stops_a_start_in_it(service: Project, stack: Stack) -> None:
+    application = "import threading; threading.Timer(99, print).start(); app = None"
+    start = f'cd /tmp && echo "{application}" >opened.py && exec gunicorn --pythonpath /tmp'
+    start += ' --config "$OLDPWD/gunicorn.conf.py" --bind 127.0.0.1:8111 opened:app'
+
+    ended = stack.container("app").exec(["sh", "-c", start])
+
+    assert ended.returncode == 3, ended
+    assert "before the fork of the workers: thread Thread-1: open it in" in ended.stderr
 
 
 def test_what_nginx_says_by_itself_is_a_problem_too(stack: Stack) -> None:
@@ -211,3 +231,27 @@ def test_as_many_workers_as_its_limits_have_room_for(
         stack.wait_until_ready()
 
         assert stack.container("app").workers() == workers
+
+
+def test_secrets_of_the_host_are_settings_of_both_and_shown_nowhere(
+    service: Project, image: None, settings: Path
+) -> None:
+    secret = settings / "secrets/LOG_LEVEL"
+    secret.parent.mkdir()
+    secret.write_text("debug\n")
+    secret.chmod(0o400)
+    os.chown(secret, 10001, 10001)
+
+    with compose.run(service, (*compose.FILES, SECRETS)) as stack:
+        stack.wait_until_ready()
+        stack.start("next")
+        stack.wait_until_healthy("next")
+        for name in ("app", "next"):
+            stack.wait_for_log(name, '"route":"/health/ready"')  # a line of that level
+            container = stack.container(name)
+            check = container.exec(["python", "-m", f"{service.package}.serving"])
+            environment = container.exec(["sh", "-c", "cat /proc/[0-9]*/environ"]).stdout
+
+            assert "LOG_LEVEL=**********" in check.stdout.splitlines(), check.stderr
+            assert "LOG_LEVEL" not in environment
+            assert "SECRETS_DIR=/run/secrets/settings" in environment

@@ -53,7 +53,7 @@ def test_shows_both_targets_under_their_servers(tmp_path: Path) -> None:
     assert nothing_is_left_in(tmp_path)
     for row in (
         r"\n +kubernetes +vm\n",
-        r"server +uvicorn [\d.]+ +gunicorn [\d.]+ \+ uvicorn-worker [\d.]+\n",
+        r"server +uvicorn [\d.]+ +gunicorn [\d.]+ \+ uvicorn [\d.]+\n",
         r"event loop +uvloop +uvloop\n",
         r"parser +httptools +httptools\n",
         r"workers +1 +[1-9]\d*\n",

@@ -100,7 +100,7 @@ def test_what_its_commands_take_is_named_first(page: str) -> None:
     scripts = "".join(block.text for block in commands(text))
     taken = PROGRAMS & set(re.findall(r"^\w+", scripts, re.MULTILINE))
     if "make validate" in scripts:
-        (validate,) = ROOT.glob("template/*kubernetes*/scripts/validate")
+        (validate,) = ROOT.glob("template/*kubernetes*/scripts/validate.jinja")
         (said,) = re.findall(r"Needs (.+)\.$", validate.read_text(), re.MULTILINE)
         taken |= set(said.split(" and "))
 

@@ -38,7 +38,8 @@ def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path
     project.uv("lock", "--quiet")
     checkout = tmp_path_factory.mktemp("image") / "checkout"
     shutil.copytree(project.path, checkout, ignore=shutil.ignore_patterns(".venv*"))
-    for name in (".env", ".venv/pyvenv.cfg", f"src/{project.package}/.env.local"):
+    secrets = (".env", "secrets/TOKEN", f"src/{project.package}/.env.local")
+    for name in (*secrets, ".venv/pyvenv.cfg"):
         (checkout / name).parent.mkdir(exist_ok=True)
         (checkout / name).write_text(f"TOKEN={SECRET}\n")
     bytecode = checkout / f"src/{project.package}/__pycache__"

@@ -396,7 +396,7 @@ def test_the_compression_report_finds_the_routes_and_says_what_stays_plain(own: 
     ("route", "complaint"),
     [
         (WRONG, "/other: br differs from plain\n"),
-        (UNREADABLE, "/unreadable cannot be decompressed: "),
+        (UNREADABLE, "/unreadable not decompressible: "),
     ],
 )
 def test_a_body_that_compression_breaks_is_red(own: Project, route: str, complaint: str) -> None:

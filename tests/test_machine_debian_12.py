@@ -1,5 +1,6 @@
 """The older Debian: install, a deploy and a rollback under load, and what nginx answers itself."""
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -32,6 +33,17 @@ def test_installs_on_the_python_of_that_debian(older: Service) -> None:
     assert older.version == "1"
     assert older.machine.run(python, "--version").stdout.startswith(f"Python {DEBIAN_12.python}.")
     assert 'VERSION_ID="12"' in older.machine.run("cat", "/etc/os-release").stdout
+
+
+def test_secret_of_the_host_is_used_and_shown_nowhere(older: Service) -> None:
+    token = uuid.uuid4().hex
+    older.secret("API_TOKEN", f"{token}\n")
+
+    tally = older.under_load(lambda: older.machine.run(older.deploy_here), requests=2_000)
+
+    assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
+    assert older.accepts(token)
+    assert older.shown(token) == []
 
 
 def test_deploy_and_rollback_under_load_lose_no_request(older: Service) -> None:

@@ -116,6 +116,42 @@ def test_only_components_need_the_prometheus_operator(
     assert kustomize(kustomization.parent) == [m for m in manifests if m not in monitoring]
 
 
+def test_secret_is_mounted_as_files_and_in_no_environment(
+    pod: Manifest, container: Manifest, kubernetes: Project
+) -> None:
+    slug = kubernetes.answers["project_slug"]
+    [volume] = [each for each in pod["spec"]["volumes"] if "secret" in each]
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == volume["name"]]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+
+    assert volume["secret"] == {"secretName": slug, "optional": True}
+    assert mount["readOnly"]
+    assert environment["SECRETS_DIR"] == mount["mountPath"]
+    assert not [source for source in container["envFrom"] if "secretRef" in source]
+
+
+def test_external_secrets_component_adds_the_secret_that_the_pods_mount_and_no_more(
+    overlay: Path, manifests: list[Manifest], pod: Manifest, tmp_path: Path
+) -> None:
+    shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
+    text, taken_in = re.subn(
+        "^components:$",
+        "components:\n  - ../../components/external-secrets",
+        kustomization.read_text(),
+        flags=re.MULTILINE,
+    )
+    kustomization.write_text(text)
+
+    [added] = [m for m in kustomize(kustomization.parent) if m not in manifests]
+
+    [mounted] = [each["secret"] for each in pod["spec"]["volumes"] if "secret" in each]
+    assert taken_in == 1
+    assert (added["apiVersion"], added["kind"]) == ("external-secrets.io/v1", "ExternalSecret")
+    assert added["spec"]["target"]["name"] == mounted["secretName"]
+    assert added["metadata"]["namespace"] == manifests[-1]["metadata"]["namespace"]
+
+
 def test_a_selector_finds_the_pods_of_every_version(
     manifests: list[Manifest], pod: Manifest
 ) -> None:

@@ -7,12 +7,16 @@ says: `test_manifests.py` looks at those.
 import gzip
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .harness import network, pods
+from .harness import images, network, pods
 from .harness.pods import Deployment, Pod
 
 
@@ -129,3 +133,70 @@ def test_the_plain_example_serves_as_well(plain_production: Deployment) -> None:
         stopped = pod.container.stop(plain_production.grace_seconds)
 
     assert (answer.status, stopped) == (200, 0)
+
+
+# ── Secrets, as a kubelet mounts them ─────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Path:
+    """A directory to mount, which every user may read."""
+    directory = tmp_path / "secrets"
+    directory.mkdir(mode=0o755)
+    return directory
+
+
+def accepts(pod: Pod, token: str) -> bool:
+    """Whether the reference service takes that for its API_TOKEN."""
+    return pod.get("/accounts/1", Authorization=f"Bearer {token}").status != 401
+
+
+def test_mounted_secret_is_a_setting_and_is_shown_nowhere(
+    production: Deployment, mount: Path
+) -> None:
+    token = uuid.uuid4().hex
+    with pods.run(production.with_secrets(mount, API_TOKEN=f"{token}\n")) as pod:
+        answers = accepts(pod, token), accepts(pod, "wrong")
+        check = [f"{production.project.package}.serving"]
+        printed = pod.container.exec(["python", "-m", *check]).stdout
+        environment = pod.container.exec(["sh", "-c", "cat /proc/[0-9]*/environ"]).stdout
+        said = pod.container.logs()
+
+    assert answers == (True, False)
+    assert "API_TOKEN=**********" in printed.splitlines()
+    assert "SECRETS_DIR=/run/secrets/settings" in environment
+    assert token not in printed + environment + said
+
+
+def test_changed_secret_reaches_new_pods_and_leaves_running_ones(
+    production: Deployment, mount: Path
+) -> None:
+    """As `kubectl rollout restart` replaces them, after the kubelet has changed the files."""
+    with ExitStack() as stack:
+        pair = [
+            stack.enter_context(pods.run(production.with_secrets(mount, API_TOKEN=token)))
+            for token in ("old", "new")
+        ]
+        answers = [(accepts(pod, "old"), accepts(pod, "new")) for pod in pair]
+
+    assert answers == [(True, False), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "reason"), [("", 0o644, "is empty"), ("t", 0o600, "Permission denied")]
+)
+def test_secret_that_can_not_be_used_is_one_line(
+    production: Deployment, mount: Path, content: str, mode: int, reason: str
+) -> None:
+    (mount / "API_TOKEN").write_text(content)
+    (mount / "API_TOKEN").chmod(mode)
+    options: dict[str, Any] = {
+        "env": {"SECRETS_DIR": "/mnt"},
+        "extra": [f"--volume={mount}:/mnt:ro"],
+    }
+
+    with images.run(production.container["image"], **options) as container:
+        ended = container.wait(timeout=30)
+        said = container.logs()
+
+    assert (ended, said) == (3, f"API_TOKEN: /mnt/API_TOKEN: {reason}\n")

@@ -18,6 +18,7 @@ from .harness.project import Project
 from .harness.template import ROOT
 
 PAGE = (ROOT / "docs/vm.md").read_text()
+RUNBOOK = (ROOT / "docs/vm-runbook.md").read_text()
 
 HEADING = re.compile(r"^### `(.+)`$")
 ROW = re.compile(r"^\| (`.+?`) \| .+ \|$")
@@ -182,6 +183,7 @@ def unknown_words(page: str, project: Project) -> Iterator[str]:
     for program, *words in told_commands(page):
         if program in ELSEWHERE:
             continue
+        program = program.removeprefix(f"/opt/{slug}/current/")
         path = shutil.which(project.path / program if "/" in program else program)
         if path is None:
             yield program
@@ -218,15 +220,18 @@ def unknown_paths(page: str, project: Project) -> set[str]:
         text = re.sub(rf"\${name}\b", value, text)
     text = text.replace("$name", slug)
     found = set(re.findall(rf"/(?:opt|etc|run)/{slug}[\w./-]*[\w]", page))
-    return {path for path in found if path not in text}
+    release = f"/opt/{slug}/current/"
+    found = {path.removeprefix(release) for path in found}  # has the files of the checkout
+    found = {re.sub("/secrets/[A-Z_]+$", "/secrets", path) for path in found}
+    return {path for path in found if path not in text and not (project.path / path).is_file()}
 
 
 @pytest.fixture(scope="module")
 def pages(orders: Project) -> str:
-    """The page, and what the service itself says about its deployment."""
+    """Both pages, and what the service itself says about its deployment."""
     if missing := host.missing_tools():
         pytest.skip(f"no host without {', '.join(missing)}")
-    return PAGE + (orders.path / "deploy/README.md").read_text()
+    return PAGE + RUNBOOK + (orders.path / "deploy/README.md").read_text()
 
 
 def test_commands_and_paths_are_there(pages: str, orders: Project) -> None:

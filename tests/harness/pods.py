@@ -49,6 +49,8 @@ class Deployment:
     project: Project
     manifest: Manifest
     config: list[Manifest]
+    secrets: Path | None = None
+    """The directory of the files that a kubelet mounts from its Secret."""
 
     @classmethod
     def production(cls, project: Project) -> "Deployment":
@@ -63,6 +65,19 @@ class Deployment:
         manifest = copy.deepcopy(self.manifest)
         manifest["spec"]["template"]["spec"]["containers"][0]["command"] = list(command)
         return replace(self, manifest=manifest)
+
+    def with_secrets(self, directory: Path, **values: str) -> "Deployment":
+        """The same, with files in a directory as a kubelet lays them out; call it again to change
+        them."""
+        made = directory / f"..{uuid.uuid4().hex}"
+        made.mkdir()
+        for name, value in values.items():
+            (made / name).write_text(value)
+            if not (directory / name).is_symlink():
+                (directory / name).symlink_to(f"..data/{name}")
+        (directory / "..data_tmp").symlink_to(made.name)
+        (directory / "..data_tmp").replace(directory / "..data")
+        return replace(self, secrets=directory)
 
     @property
     def spec(self) -> Manifest:
@@ -97,12 +112,17 @@ class Deployment:
         """The pod of that name, as a ReplicaSet makes it.
 
         Without what podman does otherwise than a kubelet: it would publish the ports on the host,
-        and probe with a curl inside the container.
+        and probe with a curl inside the container. It mounts no Secret: `secrets` takes its place.
         """
         metadata = {**self.manifest["spec"]["template"]["metadata"], "name": name}
         left_out = {"ports", "startupProbe", "readinessProbe", "livenessProbe"}
         container = {key: value for key, value in self.container.items() if key not in left_out}
-        spec = {**self.spec, "containers": [container]}
+        mounted = {"hostPath": {"path": str(self.secrets)}} if self.secrets else {"emptyDir": {}}
+        volumes = [
+            {"name": volume["name"], **mounted} if "secret" in volume else volume
+            for volume in self.spec["volumes"]
+        ]
+        spec = {**self.spec, "containers": [container], "volumes": volumes}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 

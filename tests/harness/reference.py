@@ -128,8 +128,8 @@ def _facts(question: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if complaint := _complaint(question.get("validator", "")):
         yield "accepts", complaint
     if condition := question.get("ask"):
-        [target] = re.findall(r"deployment == '(\w+)'", condition)
-        yield "asked for", code(target)
+        [(name, value)] = re.findall(r"(\w+) == '(\w+)'", condition)
+        yield "asked for", code(value if name == "deployment" else f"{name}={value}")
 
 
 def _default(default: object) -> str:

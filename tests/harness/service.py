@@ -130,6 +130,35 @@ class Service:
             "install", "-D", "-m600", "/dev/stdin", f"/etc/{self.slug}/env", given=text
         )
 
+    def secret(self, name: str, value: str) -> None:
+        """Write a secret of the host, as an admin would: a file for root alone."""
+        file = f"/etc/{self.slug}/secrets/{name}"
+        self.machine.run("install", "-D", "-m600", "/dev/stdin", file, given=value)
+
+    def accepts(self, token: str) -> bool:
+        """Whether the reference service takes that for its API_TOKEN."""
+        status = self.status("/accounts/1", "--header", f"Authorization: Bearer {token}")
+        assert status in (200, 401, 404), status
+        return status != 401
+
+    def shown(self, secret: str) -> list[str]:
+        """The places of the machine that show a secret, beside its own files."""
+        places = "/proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /opt /run/systemd /var/log"
+        search = f"grep -raslF --exclude-dir=secrets --file=- {places}; true"
+        found = self.machine.run("sh", "-c", search, given=secret).stdout.splitlines()
+        for unit in (self.unit, f"{self.slug}.socket"):
+            if secret in self.machine.run("systemctl", "show", "--all", unit).stdout:
+                found.append(f"systemctl show {unit}")
+        self.machine.run("journalctl", "--sync")
+        if secret in self.machine.run("journalctl", "--all", "--output=json").stdout:
+            found.append("the journal")
+        return found
+
+    @property
+    def deploy_here(self) -> str:
+        """The deploy script of the release that runs, which brings new settings and secrets."""
+        return f"/opt/{self.slug}/current/deploy/vm/deploy"
+
     def ask(self, path: str, *options: str) -> str:
         """What it answers through nginx, from inside; `options` are curl's."""
         url = f"http://localhost{path}"

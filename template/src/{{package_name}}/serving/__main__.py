@@ -6,6 +6,7 @@ line for each fault on stderr.
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from importlib.util import find_spec
 
 from pydantic_settings import NoDecode
 
+from . import secret_files
+from .observability.masking import Mask
 from .process import environment
 from .settings import STARTUP_FAILURE, Environment, ServingSettings, load, variable
 
@@ -43,7 +46,7 @@ def main() -> None:
     if settings.environment is Environment.PRODUCTION:
         found += missing_modules()
     if not quiet:
-        print(*effective(settings), sep="\n")
+        print(*effective(settings), *remarks(type(settings)), sep="\n")
     for fault in found:
         print(fault, file=sys.stderr)
     raise SystemExit(STARTUP_FAILURE if found else 0)
@@ -76,15 +79,28 @@ def missing_modules() -> Iterator[str]:
 def effective(settings: ServingSettings) -> Iterator[str]:
     """Yield each variable with its value: first the settings, then what the server reads."""
     values = settings.model_dump(mode="json", fallback=str)
+    log_mask = Mask(settings.log_masked, secret_files.secrets(settings))
+    in_files = secret_files.fields(type(settings))
     for name, field in type(settings).model_fields.items():
         alias = field.validation_alias
         label = alias.upper() if isinstance(alias, str) else variable(type(settings), (name,))
-        value = masked(label, values[name])
+        value = values[name] and log_mask.values({label: values[name]})[label]
+        value = MASK if name in in_files else masked(label, value)
         if NoDecode in field.metadata and isinstance(value, list):  # read with commas, not as JSON
             value = ",".join(map(str, value))
         yield f"{label}={shown(value)}"
     for label, value in environment.variables().items():
         yield f"{label}={value}"
+    yield f"{secret_files.VARIABLE}={secret_files.directory() or ''}"
+
+
+def remarks(settings: type[ServingSettings]) -> Iterator[str]:
+    """Yield a comment for each file that has no effect."""
+    for name, file in secret_files.files():
+        if secret_files.field_of(settings, name) is None:
+            yield f"# {file}: no setting has this name"
+        elif {name, name.upper(), name.lower()} & os.environ.keys():
+            yield f"# {file}: not read, the environment sets {name.upper()}"
 
 
 def masked(name: str, value: object) -> object:

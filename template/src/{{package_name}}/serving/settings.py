@@ -1,16 +1,30 @@
-"""Settings from the environment, and one line for each that is wrong."""
+"""Settings from the environment and from files, and one line for each that is wrong."""
 
+import re
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
+from . import secret_files
 from .budget import REQUEST_TIMEOUT_SECONDS
 
 # uvicorn's own exit status for a failed start; a process manager takes it as final.
 STARTUP_FAILURE = 3
+
+# Errors of pydantic whose message may repeat the value.
+REPEATING = ("assertion_error", "import_error", "union_tag_invalid", "value_error")
+QUOTED = re.compile(r"""(["'])(.+?)\1""")
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -47,7 +61,12 @@ class Environment(StrEnum):
 
 
 class ServingSettings(BaseSettings):
-    """Settings of the serving layer. Each field is the environment variable of its name."""
+    """Settings of the serving layer. Each field is the environment variable of its name.
+
+    A variable that is not set may be a file of that name in `SECRETS_DIR`.
+    """
+
+    model_config = SettingsConfigDict(hide_input_in_errors=True)  # it may be a secret
 
     environment: Environment = Environment.DEVELOPMENT
     # Worker threads of a process, for plain `def` routes and dependencies: Starlette's default.
@@ -81,18 +100,31 @@ class ServingSettings(BaseSettings):
     # Origins that CORS allows; `*` for all.
     cors_origins: Origins = ()
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return pydantic's own sources, and files after the environment: the first one wins."""
+        files = secret_files.SecretFiles(settings_cls)
+        return init_settings, env_settings, dotenv_settings, files, file_secret_settings
+
 
 def load(settings: type[SettingsT]) -> SettingsT:
-    """Read `settings` from the environment, or exit with status 3 and a line for each fault.
+    """Read `settings`, or exit with status 3 and a line for each fault.
 
     A line names the variable and says what it accepts, never what it held: that may be a secret.
     """
     try:
         return settings()
     except ValidationError as error:
-        faults = [f"{variable(settings, e['loc'])}: {e['msg']}" for e in error.errors()]
-    except SettingsError as error:  # a list or a mapping that is not JSON
-        faults = [str(error)]
+        faults = [f"{variable(settings, e['loc'])}: {accepted(e)}" for e in error.errors()]
+    except SettingsError as error:  # a file, or a list or a mapping that is not JSON
+        faults = str(error).splitlines()
     for fault in faults:
         print(fault, file=sys.stderr)
     raise SystemExit(STARTUP_FAILURE)
@@ -103,3 +135,23 @@ def variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> s
     name, *inner = map(str, location)
     prefix = settings.model_config.get("env_prefix", "")
     return ".".join([f"{prefix}{name}".upper(), *inner])
+
+
+def accepted(error: ErrorDetails) -> str:
+    """Return what is accepted, without the value that the messages of some validators repeat."""
+    message = error["msg"]
+    if error["type"] in REPEATING:
+        for given in texts(error["input"]):
+            parts = {quoted for _, quoted in QUOTED.findall(message) if quoted in given}
+            for part in sorted({given, *parts}, key=len, reverse=True):
+                message = message.replace(part, "***")
+    return message
+
+
+def texts(value: object) -> Iterator[str]:
+    """Each text in a value, the short ones left out: they are words of any message."""
+    if isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts(inner)
+    elif len(text := str(value).strip()) > 3:
+        yield text

@@ -7,13 +7,17 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from pydantic_core import to_json, to_jsonable_python
 
+from .. import secret_files
 from ..asgi import request_id
 from ..process.shared import OUTPUT_LOCK
 from ..settings import Environment, ServingSettings
@@ -33,13 +37,16 @@ PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 def configure(settings: ServingSettings) -> "Log":
     """Send every line of this process to standard output, and none twice."""
     render = as_text if settings.environment is Environment.DEVELOPMENT else as_json
-    log = Log(render, Mask(settings.log_masked))
+    log = Log(render, Mask(settings.log_masked, secret_files.secrets(settings)))
     log.setLevel(settings.log_level.upper())
     log.addFilter(is_wanted)
     root = logging.getLogger()
     root.handlers = [*(other for other in root.handlers if not writes_to_console(other)), log]
     root.setLevel(settings.log_level.upper())
     logging.captureWarnings(True)
+    hook = getattr(sys.excepthook, "func", sys.excepthook)
+    if settings.environment is not Environment.DEVELOPMENT and hook in EXCEPTION_HOOKS:
+        sys.excepthook = partial(write_exception, log.mask)
     take_over("uvicorn", "uvicorn.error")
     # Requests and WebSockets have lines of their own, without the query.
     logging.getLogger("uvicorn.error").addFilter(is_not_handshake)
@@ -47,6 +54,17 @@ def configure(settings: ServingSettings) -> "Log":
     access.handlers.clear()
     access.propagate = False
     return log
+
+
+def write_exception(
+    mask: Mask, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Write what ends the process, a failed import say, to standard error; text is masked."""
+    sys.stderr.write(mask.text("".join(traceback.format_exception(kind, error, trace))))
+
+
+# Python's own, and this one with the settings of another application.
+EXCEPTION_HOOKS = (sys.__excepthook__, write_exception)
 
 
 def take_over(*names: str) -> None:

@@ -6,18 +6,27 @@ from typing import Any
 
 MASK = "***"
 # `scheme://user:password@host`: the user stays, the password does not.
-URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):[^\s/@]+(?=@)")
+URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):([^\s/@]+)(?=@)")
+# What pydantic repeats in its errors and warnings.
+INPUT = re.compile(r"(?<=\binput_value=).*?(?=, input_type=)", re.DOTALL)
+# A shorter secret, or a line of it, may be a word of any text.
+SECRET_LENGTH = 8
 # `Bearer eyJhbGci…` without a name before it.
 CREDENTIALS = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 
 
 class Mask:
-    """Hides the values of names that must not be logged, and credentials in URLs and headers.
+    """Hides the values of names that must not be logged, credentials in URLs and headers, secrets.
 
-    A name also stands for those that end with it: `token` for `refresh_token`.
+    A name also stands for those that end with it: `token` for `refresh_token`. Of `secrets`, each
+    line of 8 characters or more is hidden wherever it is, and so is the password of a URL.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], secrets: Iterable[str] = ()) -> None:
+        lines = {line.strip() for secret in secrets for line in secret.splitlines()}
+        lines |= {password for line in lines for _, password in URL_PASSWORD.findall(line)}
+        hidden = sorted((each for each in lines if len(each) >= SECRET_LENGTH), key=len)
+        self._secret = re.compile("|".join(map(re.escape, reversed(hidden))) or r"(?!)")
         either = "|".join(re.escape(name).replace("_", "[-_]?") for name in names) or r"(?!)"
         self._name = re.compile(rf".*(?:{either})", re.IGNORECASE | re.DOTALL)
         # `name=value`, `name: value`, `"name": "value"`, `(b'name', b'value')`; not a parser's
@@ -30,6 +39,7 @@ class Mask:
 
     def text(self, text: str) -> str:
         """Return the text with credentials masked."""
+        text = INPUT.sub(MASK, self._secret.sub(MASK, text))
         text = URL_PASSWORD.sub(rf"\1:{MASK}", self._pair.sub(rf"\1{MASK}", text))
         return CREDENTIALS.sub(rf"\1 {MASK}", text)
 

@@ -5,10 +5,13 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import REGISTRY, Counter, Gauge, Metric
+from prometheus_client.registry import Collector
+
+from .slots import SLOTS, VARIABLE
 
 # Each worker listens on the port of the metrics, the kernel picks one.
 SEVERAL_PROCESSES = True
@@ -35,11 +38,17 @@ OPEN_FILES = Gauge(
 _counted = 0.0
 
 
-def registry() -> CollectorRegistry:
-    """Return what all workers have counted, read for each scrape."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return registry
+class Workers(Collector):
+    """What all workers have counted, read for each scrape."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Read the files."""
+        return SLOTS.read()
+
+
+def registry() -> Collector:
+    """Return the metrics of all workers; those of this process when it is the only one."""
+    return Workers() if VARIABLE in os.environ else REGISTRY
 
 
 def sample_process() -> None:

@@ -1,19 +1,27 @@
 """The gunicorn worker: uvicorn on uvloop and httptools, with a bounded shutdown."""
 
+import asyncio
 import multiprocessing
+import os
+import signal
 import sys
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
-from gunicorn.config import Config
+from gunicorn.config import Config as Configuration
 from gunicorn.glogging import Logger
-from uvicorn_worker import UvicornWorker
+from gunicorn.workers.base import Worker
+from uvicorn import Config, Server
 
 from ..lifecycle.drain import DRAIN_SECONDS
 from ..observability import logs
 
 # Left to the lifespan's clean-up before gunicorn kills the worker.
 CLEANUP_SECONDS = 5
+# How often the worker tells the master that its event loop runs, and looks for the master.
+HEARTBEAT_SECONDS = 1
+# Of gunicorn's TLS settings, those that uvicorn has under the same name.
+TLS = ("keyfile", "certfile", "cert_reqs", "ca_certs", "ciphers")
 
 # Made before the fork: all workers share it.
 _first_to_fail = multiprocessing.get_context("fork").Semaphore(1)
@@ -22,40 +30,71 @@ _first_to_fail = multiprocessing.get_context("fork").Semaphore(1)
 class ServingLogger(Logger):
     """gunicorn's own lines are written by the root logger, like all others."""
 
-    def setup(self, cfg: Config) -> None:
+    def setup(self, cfg: Configuration) -> None:
         """Also on a reload, which sets gunicorn's handlers up again."""
         super().setup(cfg)  # type: ignore[no-untyped-call]
         logs.take_over("gunicorn.error")
 
 
-class ServingWorker(UvicornWorker):
-    """Finishes its requests within gunicorn's `graceful_timeout`, then runs the lifespan's end.
+class ServingWorker(Worker):
+    """Finishes its requests within gunicorn's `graceful_timeout`, then runs the lifespan's end."""
 
-    `UvicornWorker` alone waits without a bound and is killed before its clean-up.
-    """
+    server: Server
 
-    # "auto" falls back to asyncio and h11 in silence.
-    CONFIG_KWARGS: dict[str, Any] = {  # noqa: RUF012, as the base class declares it
-        "loop": "uvloop",
-        "http": "httptools",
-        "server_header": False,
-    }
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        logs.take_over("uvicorn.error")  # from gunicorn's handlers
-        in_flight = self.cfg.graceful_timeout - DRAIN_SECONDS - CLEANUP_SECONDS
-        self.config.timeout_graceful_shutdown = max(1, int(in_flight))
+    def init_signals(self) -> None:
+        """Leave SIGTERM and SIGINT to uvicorn; what is left of gunicorn's is SIGUSR1."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGUSR1, self.handle_usr1)
+        signal.siginterrupt(signal.SIGUSR1, False)
 
     def run(self) -> None:
         """Serve until told to stop; a failed start stops the master as well.
 
         gunicorn halts on one worker that can't boot, but on the second it ends in a traceback.
         """
+        self.server = Server(self._config())
         try:
-            super().run()
+            with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
+                runner.run(self._serve())
         except SystemExit as failure:
             could_not_boot = failure.code == Arbiter.WORKER_BOOT_ERROR
             if could_not_boot and not _first_to_fail.acquire(block=False):
                 sys.exit(1)
             raise
+
+    def _config(self) -> Config:
+        in_flight = self.cfg.graceful_timeout - DRAIN_SECONDS - CLEANUP_SECONDS
+        tls: dict[str, Any] = {}
+        if self.cfg.is_ssl:
+            tls = {f"ssl_{name}": self.cfg.ssl_options[name] for name in TLS}
+        return Config(
+            self.wsgi,
+            loop="uvloop",  # "auto" falls back to asyncio and h11 in silence
+            http="httptools",
+            log_config=None,
+            server_header=False,
+            forwarded_allow_ips=self.cfg.forwarded_allow_ips,
+            backlog=self.cfg.backlog,
+            limit_max_requests=self.max_requests,
+            timeout_keep_alive=self.cfg.keepalive,
+            timeout_graceful_shutdown=max(1, int(in_flight)),
+            timeout_notify=HEARTBEAT_SECONDS,
+            callback_notify=self._beat,
+            **tls,
+        )
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGQUIT, self._end_at_once)
+        await self.server.serve(sockets=self.sockets)
+        if not self.server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    async def _beat(self) -> None:
+        self.notify()  # type: ignore[no-untyped-call]
+        if os.getppid() != self.ppid:  # no master replaces or stops it any more
+            self.server.should_exit = True
+
+    def _end_at_once(self) -> None:
+        self.server.should_exit = self.server.force_exit = True

@@ -1,0 +1,122 @@
+"""Settings from files, for secrets: a file has the name of its variable and holds the value."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import AliasChoices, AliasPath, BaseModel, SecretStr
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
+
+from .process.secret_directory import NAME_PREFIX, VARIABLES
+
+VARIABLE = VARIABLES[0]
+
+
+class SecretFiles(EnvSettingsSource):
+    """The files of a directory, read as variables of the environment are: names, lists, nesting.
+
+    One newline at the end of a file is not part of the value. Raises `SettingsError`, a line for
+    each fault, which never shows a value.
+    """
+
+    def __init__(self, settings: type[BaseSettings]) -> None:
+        super().__init__(settings)
+        values: dict[str, str] = {}
+        faults = []
+        for name, file in files():
+            variable = name if self.case_sensitive else name.lower()
+            if field_of(settings, variable) is None:
+                continue
+            try:
+                if variable in values:
+                    raise ValueError("is there twice: keep one")
+                values[variable] = value(file)
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                faults.append(f"{name.upper()}: {file}: {reason}")
+        if faults:
+            raise SettingsError("\n".join(faults))
+        self.env_vars = values
+
+
+def directory() -> Path | None:
+    """Return the directory of the files; None where there is none."""
+    return next((Path(os.environ[name]) for name in VARIABLES if os.environ.get(name)), None)
+
+
+def files() -> list[tuple[str, Path]]:
+    """Return each file with the name of its variable, without hidden files.
+
+    Raises `SettingsError` when the directory can't be read.
+    """
+    path = directory()
+    if path is None:
+        return []
+    try:
+        found = sorted(path.iterdir())
+    except OSError as error:
+        raise SettingsError(f"{VARIABLE}: {path}: {error.strerror}") from None
+    return [(f.name.removeprefix(NAME_PREFIX), f) for f in found if f.name[0] != "."]
+
+
+def value(file: Path) -> str:
+    """Return what a file holds; raises `OSError` or `ValueError` with the reason why it can't."""
+    if not file.is_file():
+        raise ValueError("is not a file")
+    try:
+        text = file.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8 text") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise ValueError("is empty")
+    return text
+
+
+def field_of(settings: type[BaseSettings], variable: str) -> str | None:
+    """Return the name of the field that a variable sets, or a part of; None for no field."""
+    variable, delimiter = variable.lower(), settings.model_config.get("env_nested_delimiter")
+    for field, name in variables(settings):
+        if variable == name or (delimiter and variable.startswith(f"{name}{delimiter}")):
+            return field
+    return None
+
+
+def fields(settings: type[BaseSettings]) -> set[str | None]:
+    """Return the names of the fields that files set, also those that the environment overrides."""
+    return {field_of(settings, name) for name, _ in files()}
+
+
+def secrets(settings: BaseSettings) -> Iterator[str]:
+    """Yield what no log line may show: values of secret types, and text that a file has set."""
+    in_files = fields(type(settings))
+    for name in type(settings).model_fields:
+        yield from _secrets(getattr(settings, name), name in in_files)
+
+
+def _secrets(value: object, in_file: bool) -> Iterator[str]:
+    match value:
+        case SecretStr():
+            yield value.get_secret_value()
+        case BaseModel():
+            for _, inner in value:
+                yield from _secrets(inner, in_file)
+        case dict():
+            for inner in value.values():
+                yield from _secrets(inner, in_file)
+        case list() | tuple():
+            for inner in value:
+                yield from _secrets(inner, in_file)
+        case _ if in_file and type(value) is str:  # no enumeration
+            yield value
+
+
+def variables(settings: type[BaseSettings]) -> Iterator[tuple[str, str]]:
+    """Each field with the variables that set it, in lower case."""
+    prefix = settings.model_config.get("env_prefix", "")
+    for field, info in settings.model_fields.items():
+        alias = info.validation_alias
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+        names = [str(each.path[0]) if isinstance(each, AliasPath) else each for each in choices]
+        for name in (f"{prefix}{field}", *filter(None, names)):
+            yield field, name.lower()

@@ -1,0 +1,17 @@
+"""${message.capitalize()}."""
+
+import sqlalchemy as sa
+from alembic import op
+${imports if imports else ""}
+revision = "${up_revision}"
+down_revision = ${'"%s"' % down_revision if down_revision else None}
+
+
+def upgrade() -> None:
+    """Apply it, while the version before goes on reading and writing: add, then later remove."""
+    ${upgrades if upgrades else "pass"}
+
+
+def downgrade() -> None:
+    """Undo it; a rollback of the service never does."""
+    ${downgrades if downgrades else "pass"}

@@ -1,0 +1,167 @@
+"""The engine of a process: its pool, its timeouts, and what a failure means to a client."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Any
+
+import asyncpg
+from anyio import move_on_after
+from fastapi import HTTPException
+from sqlalchemy import event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
+
+from . import metrics
+from .settings import DatabaseSettings
+
+logger = logging.getLogger(__name__)
+
+# Seconds to a connection: a server that does not answer is not to use up the request's time.
+CONNECT_SECONDS = 5.0
+# Seconds that a request waits for a connection of a full pool, before its 503.
+POOL_SECONDS = 3.0
+# Seconds after which a connection is made anew, so that a fail-over or a new address is noticed.
+RECYCLE_SECONDS = 300
+# Seconds to close all connections: the lifespan has 5 to end.
+CLOSE_SECONDS = 3.0
+
+QUERY_CANCELED = "57014"
+# Connection exceptions, too many connections, a server that shuts down or starts.
+UNAVAILABLE = ("08", "53300", "57P0")
+
+
+class DatabaseUnavailable(HTTPException):
+    """No connection to the database: 503, and the client may try again."""
+
+    def __init__(self, detail: str = "The database is not available") -> None:
+        super().__init__(503, detail, headers={"Retry-After": "1"})
+
+
+class Pool(AsyncAdaptedQueuePool):
+    """Counts and measures those that wait for a connection."""
+
+    waiting = 0
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection; raises `DatabaseUnavailable` when none is free in time."""
+        started = perf_counter()
+        self.waiting += 1
+        try:
+            return super().connect()
+        except PoolTimeoutError:
+            raise DatabaseUnavailable("All database connections are in use") from None
+        finally:
+            self.waiting -= 1
+            metrics.WAIT.observe(perf_counter() - started)
+
+
+class Database:
+    """The engine, and sessions on it. It belongs to an event loop: the lifespan makes it."""
+
+    def __init__(self, settings: DatabaseSettings) -> None:
+        limit = settings.request_timeout_seconds
+        self._dsn = settings.dsn
+        self._is_down = False
+        # One second for the server to end a statement before the deadline of its request does, so
+        # that the connection stays in use; asyncpg waits for an answer one second longer.
+        self._options: dict[str, Any] = {
+            "timeout": min(CONNECT_SECONDS, limit),
+            "command_timeout": limit + 1,
+            "server_settings": {
+                "application_name": __name__.partition(".")[0],
+                "statement_timeout": milliseconds(max(limit - 1, limit / 2)),
+                "idle_in_transaction_session_timeout": milliseconds(limit),
+            },
+        }
+        self.engine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=self._connect,
+            poolclass=Pool,
+            pool_size=settings.pool_size,
+            max_overflow=0,
+            pool_timeout=min(POOL_SECONDS, limit / 2),
+            pool_recycle=RECYCLE_SECONDS,
+            pool_use_lifo=True,
+        )
+        event.listen(self.engine.sync_engine, "checkout", refuse_closed)
+        # Objects stay readable after the commit, when the response is made of them.
+        self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+
+    @property
+    def pool(self) -> Pool:
+        """The pool."""
+        pool = self.engine.pool
+        assert isinstance(pool, Pool)  # noqa: S101
+        return pool
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """Open a session: committed at the end of the block, rolled back when it is left otherwise.
+
+        Raises `DatabaseUnavailable` (503) without a connection, and a 504 for a statement that the
+        server has ended at its timeout.
+        """
+        try:
+            async with self.sessions() as session:
+                yield session
+                await session.commit()
+        except DBAPIError as error:
+            if refusal := refusal_of(error):
+                raise refusal from error
+            raise
+
+    async def ping(self) -> None:
+        """Ask the database for an answer; raises what went wrong."""
+        async with self.session() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        """Close all connections, within `CLOSE_SECONDS`."""
+        with move_on_after(CLOSE_SECONDS, shield=True):
+            await self.engine.dispose()
+
+    async def _connect(self) -> Any:
+        try:
+            connection = await asyncpg.connect(self._dsn, **self._options)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            if not self._is_down:  # one line, not one for each request
+                reason = str(error) or f"no answer within {self._options['timeout']:g} s"
+                logger.error("No connection to the database: %s: %s", type(error).__name__, reason)
+            self._is_down = True
+            raise DatabaseUnavailable from error
+        if self._is_down:
+            logger.warning("Connected to the database again")
+        self._is_down = False
+        return connection
+
+
+def milliseconds(seconds: float) -> str:
+    """A timeout as PostgreSQL takes it; 0 would be none."""
+    return str(max(1, int(seconds * 1000)))
+
+
+def refuse_closed(connection: Any, *_: object) -> None:
+    """Have a connection replaced that the server has closed meanwhile: it takes no round trip."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
+
+
+def sqlstate(error: BaseException | None) -> str:
+    """The code of PostgreSQL for an error; empty for one that is not the server's."""
+    return getattr(error, "sqlstate", None) or ""
+
+
+def refusal_of(error: DBAPIError) -> HTTPException | None:
+    """What a client is answered for an error that is not the fault of its statement."""
+    code = sqlstate(error.orig)
+    if code == QUERY_CANCELED:
+        logger.error("A statement was ended at its timeout: %s", error.statement)
+        return HTTPException(504)
+    if error.connection_invalidated or code.startswith(UNAVAILABLE):
+        logger.warning("Connection to the database lost: %s", error.orig)
+        return DatabaseUnavailable()
+    return None

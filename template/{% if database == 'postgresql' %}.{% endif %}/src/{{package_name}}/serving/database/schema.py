@@ -1,0 +1,80 @@
+"""The schema that this version needs: its migrations, and where a database is among them."""
+
+from pathlib import Path
+
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from . import environment
+from .engine import Database, sqlstate
+
+PACKAGE = Path(__file__).parents[2]
+VERSIONS = PACKAGE / "migrations"
+COMMAND = f"python -m {__name__.rpartition('.')[0]} migrate"
+
+UNDEFINED_TABLE = "42P01"
+
+
+def config() -> Config:
+    """The configuration of Alembic: no alembic.ini, since the package carries its migrations."""
+    found = Config()
+    for name, value in {
+        "script_location": str(Path(__file__).with_name("alembic")),
+        "version_locations": str(VERSIONS),
+        "path_separator": "newline",
+        "file_template": "%(rev)s_%(slug)s",
+    }.items():
+        found.set_main_option(name, value.replace("%", "%%"))
+    found.attributes["run"] = environment.run
+    return found
+
+
+class Schema:
+    """The migrations of this version."""
+
+    def __init__(self) -> None:
+        self.script = ScriptDirectory.from_config(config())
+        # None without migrations; several heads are refused by whatever migrates.
+        self.heads = self.script.get_heads()
+
+    def fault_of(self, found: set[str]) -> str | None:
+        """A line when a database with these revisions is too old for this version.
+
+        What this version does not know is newer: the next one has migrated before it started, and
+        this one goes on. A rollback relies on that.
+        """
+        known = {script.revision for script in self.script.walk_revisions()}
+        if not self.heads or not found <= known or set(self.heads) <= found:
+            return None
+        at = ", ".join(sorted(found)) or "no migration"
+        return (
+            f"DATABASE_URL: the schema is at {at}, this version needs "
+            f"{', '.join(self.heads)}: {COMMAND}"
+        )
+
+    async def fault(self, database: Database) -> str | None:
+        """The same of a database. Takes no lock. Raises `DatabaseUnavailable`."""
+        try:
+            async with database.session() as session:
+                rows = await session.scalars(text("SELECT version_num FROM alembic_version"))
+                return self.fault_of(set(rows))
+        except ProgrammingError as error:
+            if sqlstate(error.orig) == UNDEFINED_TABLE:
+                return self.fault_of(set())
+            return f"DATABASE_URL: alembic_version can't be read: {error.orig}"
+
+
+def known_revisions() -> set[str]:
+    """The migrations of this version. Raises `CommandError` when two of them come last."""
+    script = ScriptDirectory.from_config(config())
+    if len(heads := script.get_heads()) > 1:
+        raise CommandError(f"{' and '.join(heads)} are both the last: let one follow the other")
+    return {each.revision for each in script.walk_revisions()}
+
+
+def next_revision() -> str:
+    """The number of the next migration."""
+    return f"{len(known_revisions()) + 1:04}"

@@ -1,0 +1,88 @@
+"""Settings of the database, beside those of the serving layer."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_serializer
+from pydantic import field_validator as validator
+
+from ..process import connections
+from ..settings import Environment, ServingSettings
+
+SCHEMES = ("postgresql", "postgres")
+# Left to a migration (its own connection, and that of its lock) and to a person with psql.
+RESERVED = 4
+
+
+def usable(url: SecretStr) -> SecretStr:
+    """Refuse what is no address of a PostgreSQL database, without a word of what it holds."""
+    try:
+        parts = urlsplit(url.get_secret_value().strip())
+        is_usable = (
+            parts.scheme.partition("+")[0] in SCHEMES
+            and parts.path.strip("/") != ""
+            and (parts.port is None or parts.port > 0)
+            and not any(character.isspace() for character in parts.geturl())
+        )
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ValueError(
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded"
+        )
+    return url
+
+
+class DatabaseSettings(ServingSettings):
+    """Settings of the serving layer and of the database."""
+
+    # Required; by keyword, so that a type checker lets a subclass be made without arguments.
+    database_url: Annotated[SecretStr, AfterValidator(usable)] = Field(default=...)
+    # Connections of the server that this service may use; several hosts share them.
+    database_connections: int = Field(default=connections.AVAILABLE, ge=5)
+    # Connections of a process; None: its share of those.
+    database_pool_size: int | None = Field(default=None, ge=1, validate_default=True)
+
+    @property
+    def pool_size(self) -> int:
+        """Connections of this process."""
+        return self.database_pool_size or share(self.database_connections)
+
+    @property
+    def dsn(self) -> str:
+        """The address for a driver of PostgreSQL."""
+        scheme, _, rest = self.database_url.get_secret_value().strip().partition("://")
+        return f"{scheme.partition('+')[0]}://{rest}"
+
+    @validator("database_pool_size")
+    @classmethod
+    def within_the_connections(cls, size: int | None, info: ValidationInfo) -> int | None:
+        """Refuse more connections than the service may use; in development there is one process."""
+        available = info.data.get("database_connections")
+        development = info.data.get("environment") in (None, Environment.DEVELOPMENT)
+        if available is None or development:
+            return size
+        pool = size or share(available)
+        if total(pool) > available:
+            raise ValueError(f"{sum_of(pool)}, above DATABASE_CONNECTIONS={available}")
+        return size
+
+    @field_serializer("database_pool_size", when_used="json")
+    def with_the_sum(self, _: int | None) -> str:
+        """What the check of the configuration prints: the pool, and what all pools add up to."""
+        return f"{self.pool_size} # {sum_of(self.pool_size)} of {self.database_connections}"
+
+
+def share(available: int) -> int:
+    """The pool of a process, so that all of them stay within `available` connections."""
+    return max(1, (available - RESERVED) // connections.processes())
+
+
+def total(pool: int) -> int:
+    """Connections in use when each process has used up its pool."""
+    return pool * connections.processes() + RESERVED
+
+
+def sum_of(pool: int) -> str:
+    """That, as a sum."""
+    return f"{pool} x {connections.described()} + {RESERVED} in reserve = {total(pool)}"

