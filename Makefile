@@ -7,7 +7,7 @@ export UV_PYTHON_PREFERENCE ?= only-system
 # An activated environment of another project must not be taken for this one's.
 unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 
-.PHONY: help demo test lint format generated docs bench clean
+.PHONY: help demo test lint format cluster generated docs bench clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -17,6 +17,10 @@ demo: .venv/ready ## render both targets, run each under its real server, show w
 
 test: .venv/ready ## the whole suite
 	@.venv/bin/pytest $(ARGS)
+
+cluster: .venv/ready ## the services on a real Kubernetes, which the first run builds in 12 minutes
+	@tests/cluster/build
+	@CLUSTER=1 .venv/bin/pytest -n0 tests/cluster $(ARGS)
 
 lint: .venv/ready ## the template's own sources and its tests
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

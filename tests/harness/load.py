@@ -24,7 +24,7 @@ class Load:
     """Keep-alive clients that send one request after the other until told to stop.
 
     A path is asked for by GET; after "POST " it is sent a small body. At most `rate` requests a
-    second, to the loopback of this or of another network `namespace`.
+    second, to the loopback of this or of another network `namespace`, or from there to a `host`.
     """
 
     def __init__(
@@ -35,6 +35,7 @@ class Load:
         *,
         rate: float | None = None,
         namespace: Path | None = None,
+        host: str = network.LOOPBACK,
     ) -> None:
         self.tally = Tally()
         self._port = port
@@ -42,6 +43,7 @@ class Load:
         self._interval = 1 / rate if rate else 0
         self._due = 0.0
         self._namespace = namespace
+        self._host = host
         self._stopping = False
         self._clients = [asyncio.create_task(self._client(n)) for n in range(connections)]
 
@@ -78,7 +80,8 @@ class Load:
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._namespace is None:
             return await asyncio.open_connection("127.0.0.1", self._port)
-        return await asyncio.open_connection(sock=network.connect(self._port, self._namespace))
+        connected = network.connect(self._port, self._namespace, host=self._host)
+        return await asyncio.open_connection(sock=connected)
 
     async def _turn(self) -> None:
         """Return when a request is due; time that was lost is not made up for."""

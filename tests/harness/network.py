@@ -19,11 +19,13 @@ def connect(
     namespace: Path = OWN,
     receive_buffer: int | None = None,
     source: str = LOOPBACK,
+    host: str = LOOPBACK,
 ) -> socket.socket:
     """A connection to a port of the namespace's own loopback; raises `OSError`.
 
-    It comes from `source`, any address of that loopback. A small `receive_buffer` leaves most of
-    an answer with whoever sends it.
+    It comes from `source`, any address of that loopback; to another `host`, from the address that
+    the namespace's routes say. A small `receive_buffer` leaves most of an answer with whoever sends
+    it.
     """
     with _inside(namespace):
         client = socket.socket()
@@ -31,8 +33,9 @@ def connect(
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     client.settimeout(10)
     try:
-        client.bind((source, 0))
-        client.connect((LOOPBACK, port))
+        if host == LOOPBACK:
+            client.bind((source, 0))
+        client.connect((host, port))
     except OSError:
         client.close()
         raise

@@ -14,13 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import NAME, Render
-from .harness import images
-from .harness.project import UV, Project
-from .harness.template import render as render_release
-from .test_manifests import kustomize
-
-kubernetes: Any = pytest.importorskip("tests.harness.kubernetes", reason="no real cluster yet")
+from ..conftest import NAME, Render
+from ..harness import images, kubernetes
+from ..harness.project import UV, Project
+from ..harness.template import render as render_release
+from ..test_manifests import kustomize
 
 SCRIPT = "deploy/kubernetes/deploy"
 STAGING = "deploy/kubernetes/overlays/staging/kustomization.yaml"
