@@ -1,5 +1,6 @@
 """The image of each target, built with the project's own Dockerfile and run as a restricted pod."""
 
+import http.client
 import json
 import os
 import re
@@ -122,7 +123,16 @@ def test_serves_on_uvloop_and_httptools(start: Start, client: httpx2.Client) -> 
     assert packed.json() == plain.json()
 
 
-def test_as_process_1_it_finishes_a_download_on_sigterm_and_exits_0(start: Start) -> None:
+def is_draining() -> bool:
+    """Whether readiness says 503; a pod accepts connections until it ends."""
+    connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=10)
+    connection.request("GET", "/health/ready")
+    return connection.getresponse().status == 503
+
+
+def test_as_process_1_it_finishes_a_download_on_sigterm_and_exits_0(
+    start: Start, target: str
+) -> None:
     with start() as container, socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # most of it stays there
         reader.connect(("127.0.0.1", PORT))
@@ -130,7 +140,11 @@ def test_as_process_1_it_finishes_a_download_on_sigterm_and_exits_0(start: Start
         begin = reader.recv(100)
 
         container.kill()
-        wait_until("Waiting for connections to close", container)
+        if target == "kubernetes":
+            while not is_draining():
+                pass
+        else:
+            wait_until("Waiting for connections to close", container)
         received = begin + b"".join(iter(lambda: reader.recv(2**16), b""))
 
         assert container.wait(30) == 0

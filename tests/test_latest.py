@@ -23,10 +23,14 @@ CODE = ("pyproject.toml", "src", "tests")
 
 NEWEST = {"UV_FROZEN": "0", "UV_RESOLUTION": "highest"}
 
-SHAPES = list(itertools.product(TARGETS, (False, True)))
-every_shape = pytest.mark.parametrize(("target", "traces"), SHAPES)
+Shape = tuple[str, bool, str]  # deployment, traces, database
+SHAPES: list[Shape] = list(itertools.product(TARGETS, (False, True), ("none", "postgresql")))
+# The database depends on no traces: once with them is enough.
+every_shape = pytest.mark.parametrize(
+    "shape", [shape for shape in SHAPES if shape[1] or shape[2] == "none"], ids=str
+)
 
-Newest = Callable[[str, bool], Project]
+Newest = Callable[[Shape], Project]
 
 
 def combinations() -> Iterator[dict[str, object]]:
@@ -45,6 +49,9 @@ def combinations() -> Iterator[dict[str, object]]:
         if found["ci"] == "gitlab" and found["dependency_updates"] == "dependabot":
             continue
         if found["deployment"] != "kubernetes" and found["route"] != "httproute":
+            continue
+        on_github = found["deployment"] == "kubernetes" and found["ci"] == "github"
+        if not found["prometheus_operator"] and not on_github:  # no code depends on it
             continue
         yield found
 
@@ -77,48 +84,47 @@ def held_back(project: Project) -> list[str]:
 @pytest.fixture(scope="module")
 def newest(services: list[Project], tmp_path_factory: pytest.TempPathFactory) -> Newest:
     """A copy of the service with these answers, locked anew."""
-    made: dict[tuple[str, bool], Project] = {}
+    made: dict[Shape, Project] = {}
 
-    def newest(target: str, traces: bool) -> Project:
-        if (target, traces) not in made:
-            [service] = [s for s in services if shape(s) == (target, traces)]
+    def newest(shape: Shape) -> Project:
+        if shape not in made:
+            [service] = [s for s in services if shape_of(s) == shape]
             copy = tmp_path_factory.mktemp("newest") / "service"
             left_out = shutil.ignore_patterns(".venv", "uv.lock", "__pycache__", ".*_cache")
             shutil.copytree(service.path, copy, ignore=left_out)
-            made[target, traces] = Project(copy, environment=NEWEST)
-            made[target, traces].uv("lock", "--upgrade", "--refresh")
-        return made[target, traces]
+            made[shape] = Project(copy, environment=NEWEST)
+            made[shape].uv("lock", "--upgrade", "--refresh")
+        return made[shape]
 
     return newest
 
 
-def shape(service: Project) -> tuple[str, bool]:
+def shape_of(service: Project) -> Shape:
     """What its code depends on."""
-    return service.answers["deployment"], bool(service.answers["traces"])
+    answers = service.answers
+    return answers["deployment"], bool(answers["traces"]), answers["database"]
 
 
-def test_the_code_depends_on_two_answers(services: list[Project]) -> None:
-    assert sorted(map(shape, services)) == sorted(SHAPES)
+def test_the_code_depends_on_three_answers(services: list[Project]) -> None:
+    assert sorted(map(shape_of, services)) == sorted(SHAPES)
 
 
 @every_shape
-def test_it_starts_serves_and_stops_with_the_newest(
-    newest: Newest, target: str, traces: bool
-) -> None:
+def test_it_starts_serves_and_stops_with_the_newest(newest: Newest, shape: Shape) -> None:
     """By its own tests: the lifespan, and the real server from its start to the drain."""
-    project = newest(target, traces)
+    project = newest(shape)
 
     project.uv("run", "--quiet", "mypy")
     assert "passed" in project.uv("run", "--quiet", "pytest").stdout
 
 
 @every_shape
-def test_nothing_is_held_back(newest: Newest, target: str, traces: bool) -> None:
-    assert held_back(newest(target, traces)) == []
+def test_nothing_is_held_back(newest: Newest, shape: Shape) -> None:
+    assert held_back(newest(shape)) == []
 
 
 def test_what_is_held_back_is_caught(newest: Newest) -> None:
-    project = newest("kubernetes", False)
+    project = newest(("kubernetes", False, "none"))
     file = project.path / "pyproject.toml"
     bounds = file.read_text()
     file.write_text(re.sub(r'"brotli>=.*"', '"brotli<1.2"', bounds))

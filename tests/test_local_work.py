@@ -287,7 +287,7 @@ def test_load_is_what_the_users_do_and_red_when_a_request_fails(
         locustfile.unlink()
         nobody = load(own, address(server), check=False)
         assert nobody.returncode != 0
-        assert "load.py: tests/load/locustfile.py is not there" in nobody.stdout
+        assert "load.py: tests/load/locustfile.py is missing" in nobody.stdout
 
     assert git(own.path, "status", "--porcelain", "--", "build") == ""
 

@@ -487,6 +487,7 @@ def test_a_pod_has_one_process_whatever_its_configuration_says(
     variables = {"WEB_CONCURRENCY": "2"}  # the ConfigMap's, say: what is in `env` beats it
     if by_manifest:
         variables |= {variable["name"]: variable["value"] for variable in container["env"]}
+        variables["SECRETS_DIR"] = str(tmp_path)  # for the volume, which is not here
 
     with serve(project, tmp_path / "log", env=variables) as server:
         process = server.process.pid

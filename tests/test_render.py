@@ -229,6 +229,8 @@ def test_only_questions_are_stored(render: Render, target: str) -> None:
         "_commit",
         "_src_path",
         "ci",
+        "database",
+        "database_connections",
         "dependency_updates",
         "deployment",
         "description",

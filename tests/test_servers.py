@@ -135,7 +135,10 @@ def gunicorn_with(project: Project, directory: Path, **config: str) -> dict[str,
         f"exec(open('deploy/vm/gunicorn.conf.py').read())\n"
         f"from {project.package}.serving.process.worker import ServingWorker\n"
         f"class OtherWorker(ServingWorker):\n"
-        f"    CONFIG_KWARGS = {{**ServingWorker.CONFIG_KWARGS, **{config!r}}}\n"
+        f"    def _config(self):\n"
+        f"        config = super()._config()\n"
+        f"        vars(config).update({config!r})\n"
+        f"        return config\n"
         f"worker_class = OtherWorker\n"
     )
     return {"deploy/vm/gunicorn.conf.py": str(file)}
