@@ -25,9 +25,9 @@ NEWEST = {"UV_FROZEN": "0", "UV_RESOLUTION": "highest"}
 
 Shape = tuple[str, bool, str]  # deployment, traces, database
 SHAPES: list[Shape] = list(itertools.product(TARGETS, (False, True), ("none", "postgresql")))
-# The database depends on no traces: once with them is enough.
+# tests/test_database.py runs those with a database.
 every_shape = pytest.mark.parametrize(
-    "shape", [shape for shape in SHAPES if shape[1] or shape[2] == "none"], ids=str
+    "shape", [shape for shape in SHAPES if shape[2] == "none"], ids=str
 )
 
 Newest = Callable[[Shape], Project]
@@ -50,8 +50,11 @@ def combinations() -> Iterator[dict[str, object]]:
             continue
         if found["deployment"] != "kubernetes" and found["route"] != "httproute":
             continue
-        on_github = found["deployment"] == "kubernetes" and found["ci"] == "github"
-        if not found["prometheus_operator"] and not on_github:  # no code depends on it
+        # These two don't depend on CI: with one of it is enough.
+        by_default = (found["ci"], found["dependency_updates"]) == ("github", "renovate")
+        if not by_default and (found["database"] != "none" or not found["prometheus_operator"]):
+            continue
+        if not found["prometheus_operator"] and found["deployment"] != "kubernetes":
             continue
         yield found
 
