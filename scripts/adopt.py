@@ -880,7 +880,7 @@ def binds(node: ast.stmt, name: str) -> bool:
 
 
 def to_look_at(service: Service, editors: dict[str, Editor]) -> Iterator[str]:
-    """A line for each thing that somebody has to look at."""
+    """A line for each thing to review by hand."""
     fields = reserved(service)
     for name in service.unreadable:
         yield f"{service.new_place(name) or name}: no Python that can be read, left as it was"

@@ -267,7 +267,7 @@ def test_load_is_what_the_users_do_and_red_when_a_request_fails(
         asked = ("/large-response", "/slow")
         answered = [line for line in server.requests if line["route"] in asked]
         counted = re.findall(r"Aggregated +(\d+) +0\(0.00%\)", said)
-        assert int(counted[-1]) == len(answered), "nobody is cut off"
+        assert int(counted[-1]) == len(answered), "no request is cut off"
         assert len(counted) > 1, "while it runs"
         assert all(f'"{path}"' in report.read_text() for path in asked)
         assert report.read_text().count('"current_rps": ["') > 1, "points of a plot"
@@ -285,9 +285,9 @@ def test_load_is_what_the_users_do_and_red_when_a_request_fails(
         assert "No request was sent.\n" in idle.stdout
 
         locustfile.unlink()
-        nobody = load(own, address(server), check=False)
-        assert nobody.returncode != 0
-        assert "load.py: tests/load/locustfile.py is missing" in nobody.stdout
+        without_users = load(own, address(server), check=False)
+        assert without_users.returncode != 0
+        assert "load.py: tests/load/locustfile.py is missing" in without_users.stdout
 
     assert git(own.path, "status", "--porcelain", "--", "build") == ""
 

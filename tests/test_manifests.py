@@ -389,7 +389,9 @@ def test_the_network_is_closed_but_for_what_is_named(
         ({"kubernetes.io/metadata.name": "monitoring"}, [METRICS_PORT]),
     ]
     assert [{port["port"] for port in rule["ports"]} for rule in outgoing] == [{53}, {5353}]
-    assert all(peer for rule in outgoing for peer in rule["to"]), "an empty peer is everybody"
+    assert all(peer for rule in outgoing for peer in rule["to"]), (
+        "an empty peer matches every address"
+    )
 
 
 NAMES = [

@@ -24,8 +24,8 @@ def connect(
     """A connection to a port of the namespace's own loopback; raises `OSError`.
 
     It comes from `source`, any address of that loopback; to another `host`, from the address that
-    the namespace's routes say. A small `receive_buffer` leaves most of an answer with whoever sends
-    it.
+    the namespace's routes say. A small `receive_buffer` leaves most of a response with its
+    sender.
     """
     with _inside(namespace):
         client = socket.socket()

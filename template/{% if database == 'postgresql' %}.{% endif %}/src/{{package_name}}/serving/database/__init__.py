@@ -1,7 +1,7 @@
 """PostgreSQL: an engine for each process, sessions, migrations, metrics.
 
 Installed by `create_app`: `database.install(app, settings, readiness)`. A route takes a
-`DatabaseSession`; what is no route takes `request.state.database.session()`.
+`DatabaseSession`; other code uses `request.state.database.session()`.
 """
 
 from .engine import Database, DatabaseUnavailable

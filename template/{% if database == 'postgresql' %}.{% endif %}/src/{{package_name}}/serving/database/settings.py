@@ -20,7 +20,7 @@ RESERVED = 4
 
 
 def usable(url: SecretStr) -> SecretStr:
-    """Refuse what is no address of a PostgreSQL database, without a word of what it holds."""
+    """Refuse an invalid address of a PostgreSQL database, without showing its value."""
     found = ADDRESS.fullmatch(url.get_secret_value().strip())
     ports = re.findall(r":(\d+)(?=,|$)", found[1]) if found else []
     if not found or not all(0 < int(port) < 2**16 for port in ports):
