@@ -62,7 +62,7 @@ CODINGS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 OURS = ("zstd-1", "br-4", "gzip-5")
-"""What the service uses, as tests/test_bench.py compares."""
+"""What the service uses, as tests/docs/test_bench.py compares."""
 
 # nginx compresses instead, with the level that the service has.
 NGINX_GZIP = """gzip on;

@@ -19,7 +19,7 @@ from ..conftest import NAME, Render
 from ..harness import images, kubernetes
 from ..harness.project import UV, Project
 from ..harness.template import render as render_release
-from ..test_manifests import kustomize
+from ..kubernetes.test_manifests import kustomize
 
 SCRIPT = "deploy/kubernetes/deploy"
 STAGING = "deploy/kubernetes/overlays/staging/kustomization.yaml"

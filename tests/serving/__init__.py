@@ -1,1 +1,1 @@
-"""What the serving layer keeps of FastAPI's guarantees, on a real server."""
+"""The serving layer on a real server: FastAPI's guarantees, logs, metrics, traces, compression."""

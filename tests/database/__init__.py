@@ -1,0 +1,1 @@
+"""PostgreSQL: its files, and a service with a real server."""

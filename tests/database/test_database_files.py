@@ -1,0 +1,347 @@
+"""What the question `database` brings: files, the budget of connections, updates and switches."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from ..conftest import Render
+from ..harness import expand
+from ..harness.project import UV, Project
+from ..harness.template import LATEST, ROOT, TARGETS, commit, git, questions, releases
+from ..harness.template import render as render_with
+from ..harness.update import Team, conflicts, tree, update
+from ..kubernetes.test_manifests import kustomize, of_kind
+from ..rendering.test_render import FOREIGN_WORDS, scar, texts
+
+# What a service without a database says nothing of.
+WORDS = re.compile(
+    r"postgres|sqlalchemy|asyncpg|alembic|squawk|database_(?:url|pool|connections)|migration\.env"
+    r"|\bserving[./]database|make migrat",
+    re.IGNORECASE,
+)
+# They hold the answers, and the questions' names with them.
+ANSWERS = {".copier-answers.yml", ".copier-files.txt"}
+
+SLUG = "zebra-9-ledger"
+
+every_target = pytest.mark.parametrize("target", TARGETS)
+
+
+@every_target
+@pytest.mark.parametrize("traces", [False, True])
+def test_without_a_database_there_is_no_file_and_no_word_of_one(
+    render: Render, target: str, traces: bool
+) -> None:
+    found = {
+        f"{name}: {match[0]}"
+        for name, text in tree(render(deployment=target, traces=traces)).items()
+        if name not in ANSWERS
+        for match in [WORDS.search(text), WORDS.search(name)]
+        # The log masks the credentials of any address; the check knows several libraries' names.
+        if match and not name.startswith(("tests/serving/test_logs", "tests/serving/test_check"))
+    }
+
+    assert {each for each in found if "scripts/" not in each} == set()
+
+
+@every_target
+def test_with_a_database_there_is_each_of_these_words(render: Render, target: str) -> None:
+    project = render(deployment=target, database="postgresql")
+
+    everything = "\n".join(text for name, text in tree(project).items() if name not in ANSWERS)
+    assert len({word.lower() for word in WORDS.findall(everything)}) > 8
+
+
+@every_target
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_with_a_database_there_is_no_word_of_the_other_target_and_no_scar(
+    render: Render, target: str, ci: str
+) -> None:
+    project = render(
+        deployment=target, database="postgresql", ci=ci, dependency_updates="none", traces=True
+    )
+    words = re.compile(FOREIGN_WORDS[target], re.IGNORECASE)
+    rendered = texts(project)
+
+    assert {
+        str(name): found for name, text in rendered.items() if (found := scar(name, text))
+    } == {}
+    assert {
+        f"{name}: {match[0]}"
+        for name, text in rendered.items()
+        for match in [words.search(text), words.search(str(name))]
+        if match
+    } == set()
+
+
+def overlay(project: Project, name: str) -> list[dict[str, Any]]:
+    return kustomize(project.path / "deploy/kubernetes/overlays" / name)
+
+
+def check_connections(manifests: list[dict[str, Any]]) -> tuple[int, str]:
+    """Exit status and output of the check that `make validate` runs."""
+    [script] = (ROOT / "template").glob("*postgresql*kubernetes*/scripts/connections.py")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        input=yaml.safe_dump_all(manifests),
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("connections", [27, 60, 100, 1000])
+@pytest.mark.parametrize("seconds", [1, 30, 3600])
+def test_the_pools_of_all_pods_fit_into_the_connections(
+    render: Render, connections: int, seconds: int
+) -> None:
+    project = render(
+        deployment="kubernetes",
+        database="postgresql",
+        database_connections=connections,
+        request_timeout_seconds=seconds,
+    )
+
+    for name in ("staging", "production"):
+        status, said = check_connections(overlay(project, name))
+        assert status == 0, said
+        assert f"of {connections}\n" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("HorizontalPodAutoscaler", ["spec", "maxReplicas"], 40),
+        ("Deployment", ["spec", "strategy", "rollingUpdate", "maxSurge"], "300%"),
+        ("ConfigMap", ["data", "DATABASE_POOL_SIZE"], "20"),
+        ("ConfigMap", ["data", "DATABASE_CONNECTIONS"], "20"),
+        ("ConfigMap", ["data", "DATABASE_POOL_SIZE"], "many"),
+    ],
+)
+def test_an_overlay_whose_pods_may_open_more_is_refused_with_a_line(
+    render: Render, kind: str, path: list[str], value: object
+) -> None:
+    manifests = overlay(render(deployment="kubernetes", database="postgresql"), "production")
+    assert check_connections(manifests)[0] == 0
+    [changed] = of_kind(kind, manifests)
+    place: Any = changed
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+
+    status, said = check_connections(manifests)
+
+    assert status == 1
+    assert len(said.splitlines()) == 1
+    assert "DATABASE_CONNECTIONS" in said
+
+
+def test_both_policies_reach_the_database_that_an_overlay_names_and_nothing_else(
+    render: Render,
+) -> None:
+    project = render(deployment="kubernetes", database="postgresql")
+
+    policies = of_kind("NetworkPolicy", overlay(project, "production"))
+
+    assert len(policies) == 2
+    for policy in policies:
+        database, *others = policy["spec"]["egress"]
+        assert database["ports"] == [{"port": 5432}]
+        assert database["to"] == [{"ipBlock": {"cidr": "192.0.2.1/32"}}]
+        assert {port["port"] for each in others for port in each["ports"]} <= {53, 5353}
+
+
+def test_the_local_overlay_has_a_database_that_both_policies_reach(render: Render) -> None:
+    project = render(deployment="kubernetes", database="postgresql")
+    local = overlay(project, "local")
+    database = overlay(project, "local/postgresql")
+
+    [settings] = of_kind("ConfigMap", local)
+    address = urlsplit(settings["data"]["DATABASE_URL"])
+    [service] = of_kind("Service", database)
+    [server] = of_kind("StatefulSet", database)
+    labels = server["spec"]["template"]["metadata"]["labels"]
+    assert (address.hostname, address.password) == (service["metadata"]["name"], None)
+    assert service["spec"]["selector"] == labels
+    for policy in of_kind("NetworkPolicy", local):
+        to_database, *_ = policy["spec"]["egress"]
+        assert to_database["to"] == [{"podSelector": {"matchLabels": labels}}]
+    assert {each["metadata"].get("namespace") for each in database} == {None, f"{SLUG}-local"}
+    [made], [applied] = (of_kind("Namespace", each) for each in (database, local))
+    assert made["metadata"]["name"] == applied["metadata"]["name"]
+    assert made["metadata"]["labels"].items() <= applied["metadata"]["labels"].items()
+    assert check_connections(local)[0] == 0
+
+
+@pytest.mark.parametrize("database", ["none", "postgresql"])
+def test_with_traces_the_policy_lets_them_out(render: Render, database: str) -> None:
+    def ports(traces: bool) -> set[int]:
+        project = render(deployment="kubernetes", database=database, traces=traces)
+        policy, *_ = of_kind("NetworkPolicy", overlay(project, "production"))
+        return {port["port"] for each in policy["spec"]["egress"] for port in each["ports"]}
+
+    assert {4317, 4318} <= ports(traces=True)
+    assert not {4317, 4318} & ports(traces=False)
+
+
+DIGEST = f"registry.example.com/ledger@sha256:{'0123456789abcdef' * 4}"
+
+
+def test_the_migration_is_a_job_named_by_the_digest_with_the_settings_of_the_overlay(
+    render: Render,
+) -> None:
+    project = render(deployment="kubernetes", database="postgresql")
+    script = str(project.path / "deploy/kubernetes/migrate")
+
+    done = project.run(script, "--dry-run", "staging", DIGEST)
+
+    manifests = [each for each in yaml.safe_load_all(done.stdout) if each]
+    assert {each["kind"] for each in manifests} == {
+        *("Namespace", "ServiceAccount", "ConfigMap", "NetworkPolicy", "Job")
+    }
+    [job] = of_kind("Job", manifests)
+    [settings] = of_kind("ConfigMap", manifests)
+    assert job["metadata"]["name"].endswith("-migration-0123456789ab")
+    assert job["metadata"]["namespace"] == settings["metadata"]["namespace"]
+    [container] = job["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == DIGEST
+    assert container["envFrom"][0]["configMapRef"]["name"] == settings["metadata"]["name"]
+    # The Service and the Deployment select another name.
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"].endswith("-migration")
+    [policy] = [
+        each
+        for each in of_kind("NetworkPolicy", manifests)
+        if each["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    ]
+    assert policy["metadata"]["name"].endswith("-migration")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["staging"], "it takes an environment and an image"),
+        (["moon", DIGEST], "there is no environment moon"),
+    ],
+)
+def test_migrate_refuses_with_a_line(render: Render, arguments: list[str], line: str) -> None:
+    project = render(deployment="kubernetes", database="postgresql")
+
+    done = project.run(str(project.path / "deploy/kubernetes/migrate"), *arguments, check=False)
+
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[0].startswith(f"migrate: {line}")
+
+
+@pytest.mark.parametrize("value", [0, 26, 10_001, -5])
+def test_too_few_or_too_many_connections_are_refused(
+    template: Path, tmp_path: Path, value: int
+) -> None:
+    answers = {
+        **{"project_name": "Orders", "deployment": "vm", "database": "postgresql"},
+        "database_connections": value,
+    }
+
+    with pytest.raises(ValueError, match="'database_connections': between 27 and 10000"):
+        render_with(template, tmp_path / "shop", answers)
+
+    assert not (tmp_path / "shop").exists()
+
+
+def copied(template: Path, destination: Path, release: str = LATEST, **answers: object) -> Project:
+    render_with(template, destination, {"project_name": "Zebra 9 Ledger", **answers}, release)
+    git(destination, "init", "--quiet", "--initial-branch", "main")
+    commit(destination, "copied")
+    return Project(destination)
+
+
+def templates(project: Project) -> dict[str, str]:
+    """The files that an update refreshes."""
+    package = project.package
+    return {
+        name: text
+        for name, text in tree(project).items()
+        if not (
+            name == "README.md"
+            or (name.startswith(f"src/{package}/") and "/serving/" not in name)
+            or (name.startswith("tests/") and not name.startswith("tests/serving/"))
+        )
+    }
+
+
+@every_target
+@pytest.mark.parametrize("release", [*(f"v{version}" for version in releases()), LATEST])
+def test_a_service_of_any_release_that_takes_a_database_gets_what_a_new_one_has(
+    template: Path, tmp_path: Path, target: str, release: str
+) -> None:
+    """But for the team's own files: docs/database.md says what to write there."""
+    project = copied(template, tmp_path / "old", release, deployment=target)
+    Team(project).append(f"src/{project.package}/settings.py", '    greeting: str = "hello"')
+    commit(project.path, "the team's work")
+
+    update(project, LATEST, database="postgresql")
+    answers = {name: value for name, value in project.answers.items() if name[0] != "_"}
+    fresh = copied(template, tmp_path / "new", **answers)
+
+    assert conflicts(project) == []
+    assert templates(project) == templates(fresh)
+    assert "greeting" in (project.path / f"src/{project.package}/settings.py").read_text()
+    assert project.answers["database"] == "postgresql"
+
+
+@every_target
+def test_the_answers_survive_a_switch_of_the_target(
+    template: Path, tmp_path: Path, target: str
+) -> None:
+    [other] = set(TARGETS) - {target}
+    answers: dict[str, Any] = {"database": "postgresql", "database_connections": 100}
+    project = copied(template, tmp_path / "old", deployment=target, **answers)
+    fresh = copied(template, tmp_path / "new", deployment=other, **answers)
+
+    update(project, LATEST, deployment=other)
+
+    assert conflicts(project) == []
+    assert templates(project) == templates(fresh)
+
+
+def test_the_question_of_the_connections_is_asked_with_a_database_only() -> None:
+    asked = questions()["database_connections"]
+
+    assert asked["ask"] == "{{ database == 'postgresql' }}"
+    assert asked["default"] == 60
+
+
+@pytest.mark.parametrize(
+    ("migration", "status"),
+    [
+        (expand.MIGRATION, 0),
+        (expand.MIGRATION.replace("op.add_column", "op.drop_column('notes', 'text') #"), 2),
+    ],
+    ids=["column added", "column dropped"],
+)
+def test_make_compatible_runs_the_tests_of_the_version_before_on_the_new_schema(
+    template: Path, tmp_path: Path, migration: str, status: int
+) -> None:
+    project = copied(template, tmp_path / "new", deployment="vm", database="postgresql")
+    project.uv("lock", "--quiet")
+    commit(project.path, "locked")
+    (project.path / f"src/{project.package}/migrations/0002_next.py").write_text(migration)
+
+    done = project.run(
+        *("make", "compatible", "BEFORE=main"),
+        env={
+            "PATH": os.pathsep.join([str(Path(UV).parent), os.environ["PATH"]]),
+            "PYTEST_ADDOPTS": "tests/test_notes.py",
+        },
+        check=False,
+    )
+
+    assert done.returncode == status, done.stdout
+    assert ("UndefinedColumn" in done.stdout) == bool(status)

@@ -1,0 +1,1 @@
+"""Pages, site, pictures and figures of this repository."""

@@ -1,0 +1,50 @@
+"""docs/reference is what copier.yml, the settings, a scrape, a log and the manifests say."""
+
+import pytest
+
+from ..harness import reference
+
+AGAIN = "write it again: .venv/bin/python -m tests.harness.reference"
+
+
+@pytest.fixture(scope="module")
+def now(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The pages as they should be."""
+    return reference.pages(tmp_path_factory.mktemp("reference"))
+
+
+def test_it_is_current(now: dict[str, str]) -> None:
+    written = {page.name: page.read_text() for page in reference.REFERENCE.glob("*.md")}
+
+    assert written == {name: reference.WRITTEN + text for name, text in now.items()}, AGAIN
+
+
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [
+        ("questions.md", "## `deployment`"),
+        ("settings.md", "| `METRICS_PORT` | `9090` | a whole number from 0 up to 65535 |"),
+        (
+            "metrics.md",
+            "| `http_request_duration_seconds` | histogram | `method`, `route`, `status` |",
+        ),
+        ("log.md", "| `trace_id` | always |"),
+        ("files.md", "| `src/PACKAGE/serving/process/worker.py` | `vm` | template |"),
+    ],
+)
+def test_it_tells_of_what_is_there(now: dict[str, str], page: str, told: str) -> None:
+    assert told in now[page]
+
+
+def test_a_field_of_the_log_that_nobody_tells_of_is_caught() -> None:
+    line = dict.fromkeys(reference.FIELDS, "")
+
+    with pytest.raises(ValueError, match="told or seen, not both: news"):
+        reference.log_page([line | {"news": 1}])
+
+
+def test_a_validator_is_told_by_what_it_says() -> None:
+    page = reference.questions_page()
+
+    assert "without a double quote, a backslash, $, %, { or } |" in page
+    assert "an IPv4 network without host bits such as 10.244.0.0/16, from /8 to /32 |" in page

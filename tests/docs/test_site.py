@@ -1,0 +1,148 @@
+"""The site: it builds without a complaint, no link of it leads nowhere, and it asks nobody else."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pytest
+
+from ..harness.site import build
+from ..harness.template import ROOT
+
+BASE = "https://site.invalid/"
+CONFIG = "zensical.toml"
+
+# Where an element names what it takes along.
+FETCHED = {"img": "src", "script": "src", "link": "href", "iframe": "src"}
+
+
+@dataclass
+class Page(HTMLParser):
+    """What a page links to, what it takes along, and its anchors."""
+
+    html: str
+    links: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
+    anchors: set[str] = field(default_factory=set)
+    pictures_without_words: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.feed(self.html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = {name: value or "" for name, value in attrs}
+        if "id" in named:
+            self.anchors.add(named["id"])
+        if tag == "a" and "href" in named:
+            self.links.append(named["href"])
+        if tag in FETCHED and FETCHED[tag] in named and named.get("rel") != "canonical":
+            self.fetched.append(named[FETCHED[tag]])
+        if tag == "img" and not named.get("alt"):
+            self.pictures_without_words.append(named.get("src", ""))
+
+
+def pages(site: Path) -> dict[str, Page]:
+    """Its pages, by their address."""
+    found = {}
+    for file in site.rglob("*.html"):
+        path = str(file.relative_to(site)).removesuffix("index.html")
+        found[urljoin(BASE, path)] = Page(file.read_text())
+    return found
+
+
+def broken(site: Path) -> Iterator[str]:
+    """What leads nowhere: a page, a picture, a place in a page."""
+    there = pages(site)
+    for address, page in there.items():
+        for link in page.links + page.fetched:
+            url, _, anchor = urljoin(address, link).partition("#")
+            if not url.startswith(BASE):
+                continue
+            path = unquote(urlsplit(url).path).lstrip("/")
+            if url not in there and not (site / path).is_file():
+                yield f"{address}: {link}"
+            elif anchor and anchor not in there[url].anchors:
+                yield f"{address}: {link} has no such place"
+
+
+def foreign(site: Path) -> Iterator[str]:
+    """What a page takes from elsewhere when it is read."""
+    for address, page in pages(site).items():
+        for link in page.fetched:
+            if not urljoin(address, link).startswith(BASE):
+                yield f"{address}: {link}"
+
+
+def navigation(entry: object) -> Iterator[str]:
+    """The files that are arranged."""
+    match entry:
+        case str():
+            yield entry
+        case dict():
+            for inner in entry.values():
+                yield from navigation(inner)
+        case list():
+            for inner in entry:
+                yield from navigation(inner)
+
+
+def test_no_link_leads_nowhere_and_nothing_comes_from_elsewhere(site: Path) -> None:
+    assert len(pages(site)) > 20
+    assert list(broken(site)) == []
+    assert list(foreign(site)) == []
+    assert [
+        page.pictures_without_words for page in pages(site).values() if page.pictures_without_words
+    ] == []
+
+
+def test_each_page_is_arranged_once() -> None:
+    arranged = list(navigation(tomllib.loads((ROOT / CONFIG).read_text())["project"]["nav"]))
+    written = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
+
+    assert sorted(arranged) == sorted(written)
+
+
+def test_next_leads_from_the_first_page_to_the_last(site: Path) -> None:
+    order = list(navigation(tomllib.loads((ROOT / CONFIG).read_text())["project"]["nav"]))
+    seen = [site / "index.html"]
+    while link := re.search(r'<a href="([^"]+)" class="[^"]*link--next"', seen[-1].read_text()):
+        seen.append((seen[-1].parent / link[1] / "index.html").resolve())
+
+    addresses = [name.removesuffix("index.md").removesuffix(".md") for name in order]
+    assert seen == [site / address / "index.html" for address in addresses]
+
+
+@pytest.mark.parametrize("news", ["[away](nowhere.md)", "[away](create.md#nowhere)"])
+def test_the_builder_takes_no_link_that_leads_nowhere(own_template: Path, news: str) -> None:
+    with (own_template / "docs/index.md").open("a") as page:
+        page.write(f"\n{news}\n")
+
+    with pytest.raises(AssertionError, match="Aborted because --strict"):
+        build(own_template)
+
+
+@pytest.mark.parametrize(
+    ("news", "said"),
+    [
+        ('<a href="nowhere/">away</a>', "nowhere/"),
+        ('<a href="create/#nowhere">away</a>', "create/#nowhere has no such place"),
+        ("![away](nowhere.svg)", "nowhere.svg"),
+    ],
+)
+def test_what_the_builder_overlooks_is_caught(own_template: Path, news: str, said: str) -> None:
+    with (own_template / "docs/index.md").open("a") as page:
+        page.write(f"\n{news}\n")
+
+    assert any(one.endswith(said) for one in broken(build(own_template)))
+
+
+def test_what_comes_from_elsewhere_is_caught(own_template: Path) -> None:
+    with (own_template / "docs/index.md").open("a") as page:
+        page.write('\n<script src="https://cdn.example/x.js"></script>\n')
+
+    assert any("cdn.example" in one for one in foreign(build(own_template)))

@@ -1,0 +1,1 @@
+"""Manifests, and pods made from them."""

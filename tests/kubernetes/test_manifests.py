@@ -1,0 +1,518 @@
+"""The Kubernetes manifests, as each overlay gives them to the cluster."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes_validate.utils import validate
+
+from ..conftest import Render
+from ..harness.project import Project
+from ..harness.server import serve
+
+KUBERNETES = ("1.30", "1.37")
+"""The oldest and the newest minor version that is supported: 1.30 has preStop.sleep by default."""
+
+PORT = 8000
+METRICS_PORT = 9090
+
+CUSTOM = ("HTTPRoute", "PodMonitor", "PrometheusRule")
+"""Kinds that Kubernetes itself has no schema of."""
+
+only_on_kubernetes = pytest.mark.parametrize("target", ["kubernetes"], indirect=True)
+
+Manifest = dict[str, Any]
+
+
+def kustomize(directory: Path) -> list[Manifest]:
+    """What `kubectl apply -k` would send."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("no manifests without kubectl")
+    done = subprocess.run(["kubectl", "kustomize", directory], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(kind: str, manifests: list[Manifest]) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def nodes(tree: object, key: str) -> Iterator[Any]:
+    """Every value that stands under a key, at any depth."""
+    if isinstance(tree, dict):
+        if key in tree:
+            yield tree[key]
+        tree = list(tree.values())
+    if isinstance(tree, list):
+        for branch in tree:
+            yield from nodes(branch, key)
+
+
+@pytest.fixture(scope="module", params=["httproute", "ingress"])
+def kubernetes(render: Render, request: pytest.FixtureRequest) -> Project:
+    """The project for Kubernetes, with each kind of route."""
+    return render(deployment="kubernetes", route=request.param)
+
+
+@pytest.fixture(scope="module", params=["staging", "production"])
+def overlay(kubernetes: Project, request: pytest.FixtureRequest) -> Path:
+    """Each overlay."""
+    return kubernetes.path / "deploy/kubernetes/overlays" / str(request.param)
+
+
+@pytest.fixture(scope="module")
+def manifests(overlay: Path) -> list[Manifest]:
+    """Its manifests."""
+    return kustomize(overlay)
+
+
+@pytest.fixture(scope="module")
+def pod(manifests: list[Manifest]) -> Manifest:
+    """The template of its pods."""
+    [deployment] = of_kind("Deployment", manifests)
+    template: Manifest = deployment["spec"]["template"]
+    return template
+
+
+@pytest.fixture(scope="module")
+def container(pod: Manifest) -> Manifest:
+    """The one container of its pods."""
+    [container] = pod["spec"]["containers"]
+    return dict(container)
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_knows_every_field(manifests: list[Manifest], version: str) -> None:
+    known = [manifest for manifest in manifests if manifest["kind"] not in CUSTOM]
+
+    assert len(known) >= 8
+    for manifest in known:
+        assert validate(manifest, version, strict=True) == version
+
+
+def test_the_supported_kubernetes_is_named_to_whoever_deploys(kubernetes: Project) -> None:
+    readme = " ".join((kubernetes.path / "deploy/README.md").read_text().split())
+
+    assert f"Kubernetes {KUBERNETES[0]} to {KUBERNETES[1]}" in readme
+
+
+BUILT_IN = {
+    "Namespace",
+    "ServiceAccount",
+    "ConfigMap",
+    "Service",
+    "Deployment",
+    "HorizontalPodAutoscaler",
+    "PodDisruptionBudget",
+    "NetworkPolicy",
+}
+
+
+@pytest.mark.parametrize("route", ["httproute", "ingress"])
+def test_the_base_has_built_in_kinds_alone(render: Render, route: str) -> None:
+    base = render(deployment="kubernetes", route=route).path / "deploy/kubernetes/base"
+
+    assert {manifest["kind"] for manifest in kustomize(base)} == BUILT_IN
+
+
+@pytest.mark.parametrize("route", ["httproute", "ingress"])
+@pytest.mark.parametrize("manifest", ["component", "base"])
+def test_the_local_overlay_is_one_pod_of_built_in_kinds(
+    render: Render, route: str, manifest: str
+) -> None:
+    project = render(deployment="kubernetes", route=route, route_manifest=manifest)
+    manifests = kustomize(project.path / "deploy/kubernetes/overlays/local")
+
+    not_local = {"HorizontalPodAutoscaler", "PodDisruptionBudget"}
+    assert {manifest["kind"] for manifest in manifests} == BUILT_IN - not_local
+    [config] = of_kind("ConfigMap", manifests)
+    assert config["data"]["ENVIRONMENT"] == "development"
+    [deployment] = of_kind("Deployment", manifests)
+    assert deployment["spec"].get("replicas", 1) == 1
+    [namespace] = of_kind("Namespace", manifests)
+    assert namespace["metadata"]["name"] == "zebra-9-ledger-local"
+
+
+@pytest.mark.parametrize("name", ["staging", "production"])
+def test_without_a_gateway_and_the_operator_the_answers_give_built_in_kinds(
+    render: Render, name: str
+) -> None:
+    project = render(deployment="kubernetes", route="ingress", prometheus_operator=False)
+    overlay = project.path / "deploy/kubernetes/overlays" / name
+
+    assert {manifest["kind"] for manifest in kustomize(overlay)} == {*BUILT_IN, "Ingress"}
+    assert "\n\n" not in (overlay / "kustomization.yaml").read_text()
+
+
+@pytest.mark.parametrize("route", ["httproute", "ingress"])
+def test_a_route_in_the_base_gives_the_same_as_one_in_a_component(
+    render: Render, overlay: Path, route: str
+) -> None:
+    """Services of before 0.5.0 have it there."""
+    old, new = (
+        render(deployment="kubernetes", route=route, route_manifest=each).path
+        for each in ("base", "component")
+    )
+    here = Path("deploy/kubernetes/overlays") / overlay.name
+
+    by_kind = [{m["kind"]: m for m in kustomize(path / here)} for path in (old, new)]
+    for found in by_kind:
+        for manifest in found.values():
+            manifest["metadata"].pop("labels", None)
+    assert by_kind[0] == by_kind[1]
+
+
+def test_openshift_chooses_the_user(overlay: Path, tmp_path: Path) -> None:
+    """Its admission refuses a number that isn't of the namespace's range."""
+    shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
+    text = kustomization.read_text()
+    kustomization.write_text(
+        text.replace("components:\n", "components:\n  - ../../components/openshift\n")
+    )
+
+    [deployment] = of_kind("Deployment", kustomize(kustomization.parent))
+
+    assert deployment["spec"]["template"]["spec"]["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def test_only_components_need_the_prometheus_operator(
+    overlay: Path, manifests: list[Manifest], tmp_path: Path
+) -> None:
+    """A monitor in each overlay; alerts in production, so that nobody is woken for staging."""
+    monitoring = of_kind("PodMonitor", manifests) + of_kind("PrometheusRule", manifests)
+    shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
+    text, left_out = re.subn(r"  - \S+/(?:podmonitor|alerts)\b.*\n", "", kustomization.read_text())
+    kustomization.write_text(text)
+
+    assert left_out == len(monitoring) == (2 if overlay.name == "production" else 1)
+    assert {m["apiVersion"] for m in monitoring} == {"monitoring.coreos.com/v1"}
+    assert kustomize(kustomization.parent) == [m for m in manifests if m not in monitoring]
+
+
+def test_secret_is_mounted_as_files_and_in_no_environment(
+    pod: Manifest, container: Manifest, kubernetes: Project
+) -> None:
+    slug = kubernetes.answers["project_slug"]
+    [volume] = [each for each in pod["spec"]["volumes"] if "secret" in each]
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == volume["name"]]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+
+    assert volume["secret"] == {"secretName": slug, "optional": True}
+    assert mount["readOnly"]
+    assert environment["SECRETS_DIR"] == mount["mountPath"]
+    assert not [source for source in container["envFrom"] if "secretRef" in source]
+
+
+def test_external_secrets_component_adds_the_secret_that_the_pods_mount_and_no_more(
+    overlay: Path, manifests: list[Manifest], pod: Manifest, tmp_path: Path
+) -> None:
+    shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
+    text, taken_in = re.subn(
+        "^components:$",
+        "components:\n  - ../../components/external-secrets",
+        kustomization.read_text(),
+        flags=re.MULTILINE,
+    )
+    kustomization.write_text(text)
+
+    [added] = [m for m in kustomize(kustomization.parent) if m not in manifests]
+
+    [mounted] = [each["secret"] for each in pod["spec"]["volumes"] if "secret" in each]
+    assert taken_in == 1
+    assert (added["apiVersion"], added["kind"]) == ("external-secrets.io/v1", "ExternalSecret")
+    assert added["spec"]["target"]["name"] == mounted["secretName"]
+    assert added["metadata"]["namespace"] == manifests[-1]["metadata"]["namespace"]
+
+
+def test_a_selector_finds_the_pods_of_every_version(
+    manifests: list[Manifest], pod: Manifest
+) -> None:
+    """A selector of a Deployment can't be changed: a version in it would end the updates."""
+    labels = pod["metadata"]["labels"]
+    selectors = [
+        selector.get("matchLabels", selector)
+        for key in ("selector", "labelSelector", "podSelector")
+        for selector in nodes(manifests, key)
+    ]
+
+    assert len(selectors) == 8  # also those of the topology, and the policy's own for DNS
+    for selector in selectors:
+        assert selector.items() <= labels.items() or "matchExpressions" in selector
+        assert not any("version" in label for label in selector)
+
+
+def test_three_probes_ask_the_port_of_the_server(container: Manifest, kubernetes: Project) -> None:
+    asked = {
+        probe: container[f"{probe}Probe"]["httpGet"]
+        for probe in ("startup", "readiness", "liveness")
+    }
+
+    assert asked == {
+        "startup": {"path": "/health/live", "port": "http"},
+        "readiness": {"path": "/health/ready", "port": "http"},
+        "liveness": {"path": "/health/live", "port": "http"},
+    }
+    assert container["ports"] == [
+        {"name": "http", "containerPort": PORT},
+        {"name": "metrics", "containerPort": METRICS_PORT},
+    ]
+    assert f'"--port", "{PORT}"' in (kubernetes.path / "Dockerfile").read_text()
+
+
+def test_the_pod_is_restricted(
+    manifests: list[Manifest], pod: Manifest, container: Manifest
+) -> None:
+    """The `restricted` pod security standard, and a root that can't be written."""
+    [namespace] = of_kind("Namespace", manifests)
+    for mode in ("enforce", "warn", "audit"):
+        label = f"pod-security.kubernetes.io/{mode}"
+        assert namespace["metadata"]["labels"][label] == "restricted"
+        assert namespace["metadata"]["labels"][f"{label}-version"] == f"v{KUBERNETES[1]}"
+    assert pod["spec"]["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 10001,
+        "runAsGroup": 10001,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    [account] = of_kind("ServiceAccount", manifests)
+    assert pod["spec"]["serviceAccountName"] == account["metadata"]["name"]
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    assert account["automountServiceAccountToken"] is False
+    assert {*pod["spec"]} & {"hostNetwork", "hostPID", "hostIPC", "initContainers"} == set()
+    for volume in pod["spec"]["volumes"]:
+        assert volume.keys() - {"name"} <= {"emptyDir", "configMap", "secret", "projected"}
+
+
+def test_its_memory_and_disk_are_limited_and_its_cpu_is_not(container: Manifest) -> None:
+    assert container["resources"]["requests"].keys() == {"cpu", "memory", "ephemeral-storage"}
+    assert container["resources"]["limits"].keys() == {"memory", "ephemeral-storage"}
+
+
+def test_a_service_leads_to_the_service_alone(manifests: list[Manifest]) -> None:
+    """Metrics have a port of their own, which nothing public reaches."""
+    services = of_kind("Service", manifests)
+
+    assert services
+    assert {port["targetPort"] for port in nodes(services, "ports") for port in port} == {"http"}
+
+
+def test_an_overlay_says_in_which_environment_it_runs(
+    overlay: Path, manifests: list[Manifest], container: Manifest
+) -> None:
+    [config] = of_kind("ConfigMap", manifests)
+
+    assert config["data"]["ENVIRONMENT"] == overlay.name
+    assert container["envFrom"] == [{"configMapRef": {"name": config["metadata"]["name"]}}]
+    [namespace] = of_kind("Namespace", manifests)
+    assert namespace["metadata"]["name"].endswith(f"-{overlay.name}")
+    for manifest in manifests:
+        if manifest != namespace:
+            assert manifest["metadata"]["namespace"] == namespace["metadata"]["name"]
+
+
+def test_an_overlay_names_its_image_once(overlay: Path, manifests: list[Manifest]) -> None:
+    [image] = yaml.safe_load((overlay / "kustomization.yaml").read_text())["images"]
+
+    assert list(nodes(manifests, "image")) == [f"{image['newName']}:{image['newTag']}"]
+
+
+def test_an_overlay_takes_a_digest(overlay: Path, tmp_path: Path) -> None:
+    shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
+    kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
+    digest = f"sha256:{'0' * 64}"
+    text, named = re.subn(r"newTag: .*", f"digest: {digest}", kustomization.read_text())
+    kustomization.write_text(text)
+
+    [image] = nodes(kustomize(kustomization.parent), "image")
+
+    assert named == 1
+    assert image.endswith(f"@{digest}")
+
+
+def test_the_autoscaler_alone_counts_the_pods(manifests: list[Manifest]) -> None:
+    [deployment] = of_kind("Deployment", manifests)
+    [scaler] = of_kind("HorizontalPodAutoscaler", manifests)
+    reference = scaler["spec"]["scaleTargetRef"]
+
+    assert "replicas" not in deployment["spec"]
+    assert reference == {
+        "apiVersion": deployment["apiVersion"],
+        "kind": deployment["kind"],
+        "name": deployment["metadata"]["name"],
+    }
+    assert 2 <= scaler["spec"]["minReplicas"] < scaler["spec"]["maxReplicas"]
+    [up] = scaler["spec"]["behavior"]["scaleUp"]["policies"]
+    [down] = scaler["spec"]["behavior"]["scaleDown"]["policies"]
+    assert up["value"] / up["periodSeconds"] > 10 * down["value"] / down["periodSeconds"]
+
+
+def test_a_node_can_be_drained(manifests: list[Manifest]) -> None:
+    """At the least number of pods one of them may go, and a broken one at any time."""
+    [budget] = of_kind("PodDisruptionBudget", manifests)
+    [scaler] = of_kind("HorizontalPodAutoscaler", manifests)
+
+    assert budget["spec"]["maxUnavailable"] == 1 < scaler["spec"]["minReplicas"]
+    assert "minAvailable" not in budget["spec"]
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_the_network_is_closed_but_for_what_is_named(
+    manifests: list[Manifest], container: Manifest
+) -> None:
+    [policy] = of_kind("NetworkPolicy", manifests)
+    incoming = [
+        (peer["namespaceSelector"]["matchLabels"], [port["port"] for port in rule["ports"]])
+        for rule in policy["spec"]["ingress"]
+        for peer in rule["from"]
+    ]
+    outgoing = policy["spec"]["egress"]
+
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert incoming == [
+        ({"kubernetes.io/metadata.name": "ingress"}, [PORT]),
+        ({"kubernetes.io/metadata.name": "monitoring"}, [METRICS_PORT]),
+    ]
+    assert [{port["port"] for port in rule["ports"]} for rule in outgoing] == [{53}, {5353}]
+    assert all(peer for rule in outgoing for peer in rule["to"]), (
+        "an empty peer matches every address"
+    )
+
+
+NAMES = [
+    ("kubeadm", {"namespace": "kube-system", "k8s-app": "kube-dns"}, 53),
+    ("node-local cache", {"namespace": "kube-system", "k8s-app": "node-local-dns"}, 53),
+    ("node-local cache", "169.254.20.10/32", 53),
+    ("GKE's Cloud DNS", "169.254.169.254/32", 53),
+    ("OpenShift", {"namespace": "openshift-dns"}, 5353),
+]
+
+
+@pytest.mark.parametrize(("where", "server", "port"), NAMES, ids=[where for where, *_ in NAMES])
+def test_the_name_servers_of_common_clusters_may_be_asked(
+    manifests: list[Manifest], where: str, server: str | dict[str, str], port: int
+) -> None:
+    [policy] = of_kind("NetworkPolicy", manifests)
+    admitted = []
+    for rule in policy["spec"]["egress"]:
+        assert {(p["port"], p["protocol"]) for p in rule["ports"]} in (
+            {(53, "UDP"), (53, "TCP")},
+            {(5353, "UDP"), (5353, "TCP")},
+        )
+        ports = {p["port"] for p in rule["ports"]}
+        for peer in rule["to"]:
+            if block := peer.get("ipBlock"):
+                admitted += [(block["cidr"], port) for port in ports]
+                continue
+            labels = peer["namespaceSelector"]["matchLabels"]
+            namespace = {"namespace": labels["kubernetes.io/metadata.name"]}
+            expressions = peer.get("podSelector", {}).get("matchExpressions", [])
+            pods = [{e["key"]: v} for e in expressions for v in e["values"]] or [{}]
+            admitted += [({**namespace, **pod}, port) for pod in pods for port in ports]
+
+    assert (server, port) in admitted, where
+
+
+def test_a_route_leads_to_the_service(overlay: Path, manifests: list[Manifest]) -> None:
+    """And its host is the overlay's own. The route is of the kind that was asked for."""
+    [service] = of_kind("Service", manifests)
+    name, [port] = service["metadata"]["name"], service["spec"]["ports"]
+    host = "zebra-9-ledger-staging" if overlay.name == "staging" else "zebra-9-ledger"
+    [route] = [m for m in manifests if m["kind"] in ("HTTPRoute", "Ingress")]
+
+    if route["kind"] == "HTTPRoute":
+        assert route["apiVersion"] == "gateway.networking.k8s.io/v1"
+        assert route["spec"] == {
+            "parentRefs": [{"name": "public", "namespace": "ingress"}],
+            "hostnames": [f"{host}.example.com"],
+            "rules": [
+                {
+                    "backendRefs": [{"name": name, "port": port["port"]}],
+                    "timeouts": {"request": "30s"},
+                }
+            ],
+        }
+    else:
+        [rule], [tls] = route["spec"]["rules"], route["spec"]["tls"]
+        [path] = rule["http"]["paths"]
+        assert rule["host"] == f"{host}.example.com"
+        assert tls == {"secretName": f"{name}-tls", "hosts": [rule["host"]]}
+        assert path["backend"] == {"service": {"name": name, "port": {"name": port["name"]}}}
+        assert "annotations" not in route["metadata"], "those are of one controller"
+        assert "ingressClassName" not in route["spec"]
+
+
+def test_prometheus_is_sent_to_the_metrics_port(
+    manifests: list[Manifest], pod: Manifest, container: Manifest
+) -> None:
+    [monitor] = of_kind("PodMonitor", manifests)
+
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert monitor["spec"] == {
+        "selector": {"matchLabels": pod["metadata"]["labels"]},
+        "podMetricsEndpoints": [{"port": "metrics"}],
+    }
+
+
+def test_pods_are_spread_but_never_kept_waiting_for_it(pod: Manifest) -> None:
+    spread = {rule["topologyKey"]: rule for rule in pod["spec"]["topologySpreadConstraints"]}
+
+    assert spread.keys() == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+    for rule in spread.values():
+        assert rule["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert rule["matchLabelKeys"] == ["pod-template-hash"]
+
+
+@only_on_kubernetes
+@pytest.mark.parametrize("by_manifest", [True, False], ids=["manifest", "without"])
+def test_a_pod_has_one_process_whatever_its_configuration_says(
+    project: Project, tmp_path: Path, by_manifest: bool
+) -> None:
+    """uvicorn starts WEB_CONCURRENCY processes; without the manifest's `env`, it does."""
+    base = yaml.safe_load((project.path / "deploy/kubernetes/base/deployment.yaml").read_text())
+    [container] = base["spec"]["template"]["spec"]["containers"]
+    variables = {"WEB_CONCURRENCY": "2"}  # the ConfigMap's, say: what is in `env` beats it
+    if by_manifest:
+        variables |= {variable["name"]: variable["value"] for variable in container["env"]}
+        variables["SECRETS_DIR"] = str(tmp_path)  # for the volume, which is not here
+
+    with serve(project, tmp_path / "log", env=variables) as server:
+        process = server.process.pid
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+
+    assert len(children) == 0 if by_manifest else len(children) >= 2
+
+
+@only_on_kubernetes
+@pytest.mark.parametrize(
+    ("network", "client"), [("127.0.0.0/8", "203.0.113.9"), ("10.0.0.0/8", "127.0.0.1")]
+)
+def test_the_network_of_the_ingress_says_who_the_client_is_and_no_other(
+    render: Render, project: Project, tmp_path: Path, network: str, client: str
+) -> None:
+    rendered = render(deployment="kubernetes", proxy_network=network)
+    [config] = of_kind(
+        "ConfigMap", kustomize(rendered.path / "deploy/kubernetes/overlays/production")
+    )
+
+    with serve(project, tmp_path / "log", env=config["data"]) as server:
+        server.get("/somewhere", **{"X-Forwarded-For": "203.0.113.9"})
+
+        server.wait_for_log('"event":"request"')
+        [line] = server.requests
+        assert line["client"] == client

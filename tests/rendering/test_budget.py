@@ -1,0 +1,103 @@
+"""One timeout is asked for; every other one leaves it the time it needs."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ..conftest import Render
+from ..harness import host
+from ..harness.project import Project
+from ..harness.server import start_command
+from ..harness.source import constants
+
+LIFESPAN_SECONDS = 5
+"""What the end of the lifespan is given, at the least."""
+
+each_budget = pytest.mark.parametrize("seconds", [1, 30, 300])
+only_on_vm = pytest.mark.parametrize("target", ["vm"], indirect=True)
+
+
+def serving(project: Project) -> Path:
+    return project.path / "src" / project.package / "serving"
+
+
+def drain_seconds(project: Project) -> float:
+    """From SIGTERM until uvicorn begins to wait for the requests in flight."""
+    drain = constants(serving(project) / "lifecycle/drain.py")
+    return float(drain["ANNOUNCE_SECONDS"] + drain["CLOSE_SECONDS"] + drain["SETTLE_SECONDS"])
+
+
+def seconds_of(text: str, pattern: str) -> int:
+    """The number that a pattern finds, once."""
+    [found] = re.findall(pattern, text)
+    return int(found)
+
+
+@pytest.mark.parametrize("balancer", [5, 60])
+@each_budget
+def test_a_pod_may_live_as_long_as_its_shutdown_takes(
+    render: Render, seconds: int, balancer: int
+) -> None:
+    project = render(
+        deployment="kubernetes", request_timeout_seconds=seconds, load_balancer_seconds=balancer
+    )
+    base = yaml.safe_load((project.path / "deploy/kubernetes/base/deployment.yaml").read_text())
+    pod = base["spec"]["template"]["spec"]
+    pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    command, _ = start_command(project, f"{project.package}.app:app", 0)
+    options = dict(itertools.pairwise(command))
+    in_flight = int(options["--timeout-graceful-shutdown"])
+
+    assert in_flight >= seconds
+    assert pre_stop >= balancer
+    assert base["spec"]["minReadySeconds"] >= balancer
+    assert pod["terminationGracePeriodSeconds"] >= (
+        pre_stop + drain_seconds(project) + in_flight + LIFESPAN_SECONDS
+    )
+    assert int(options["--timeout-keep-alive"]) >= 75
+
+    manifest = project.path / "deploy/kubernetes/components/httproute/httproute.yaml"
+    route = yaml.safe_load(manifest.read_text())
+    [rule] = route["spec"]["rules"]
+    assert seconds <= seconds_of(rule["timeouts"]["request"], r"^(\d+)s$") <= in_flight
+
+
+@only_on_vm
+@each_budget
+def test_a_host_waits_as_long_as_the_shutdown_takes(
+    render: Render, project: Project, seconds: int
+) -> None:
+    """gunicorn's options are those that gunicorn itself prints, with the other project's venv."""
+    rendered = render(deployment="vm", request_timeout_seconds=seconds)
+    printed = project.run(
+        *(project.program("gunicorn"), "--print-config", "--config"),
+        str(rendered.path / "deploy/vm/gunicorn.conf.py"),
+    ).stdout
+    gunicorn = dict(re.findall(r"^(\w+) += (\d+)$", printed, re.MULTILINE))
+    graceful, keepalive = int(gunicorn["graceful_timeout"]), int(gunicorn["keepalive"])
+    clean_up = constants(serving(rendered) / "process/worker.py")["CLEANUP_SECONDS"]
+
+    assert clean_up >= LIFESPAN_SECONDS
+    assert graceful >= drain_seconds(rendered) + seconds + clean_up
+    assert int(gunicorn["timeout"]) > graceful
+    assert keepalive >= 75
+
+    [stop] = host.read_unit(host.unit_file(rendered, "service"))["TimeoutStopSec"]
+    assert int(stop) > graceful
+
+    site = host.site_file(rendered).read_text()
+    # A request may wait until the last one before a restart has had its budget, then take its own.
+    assert seconds_of(site, r" proxy_read_timeout (\d+)s;") > graceful + seconds
+    assert seconds_of(site, r" proxy_send_timeout (\d+)s;") > graceful + seconds
+    assert seconds_of(site, r" keepalive_timeout (\d+)s;") < keepalive
+
+    compose = yaml.safe_load((rendered.path / "deploy/vm/compose.yaml").read_text())
+    grace = {
+        name: seconds_of(service["stop_grace_period"], r"^(\d+)s$")
+        for name, service in compose["services"].items()
+    }
+    assert grace["app"] > graceful
+    assert grace["nginx"] > seconds

@@ -1,0 +1,516 @@
+"""The reference service under each target's real server: each feature keeps what FastAPI gives."""
+
+import json
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import partial
+from hashlib import sha256
+from http.client import HTTPConnection
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from ..harness.project import Project
+from ..harness.server import Answer, Server, serve
+
+TOKEN = "a-token"
+ORIGIN = "https://app.example.com"
+FROM_BROWSER = {"Origin": ORIGIN}
+MEBIBYTE = b"x" * 2**20
+# More than uvicorn's buffers and the kernel's take.
+LARGE = "/large-response?size_kb=4096"
+
+TOO_LARGE = {"error": "too large"}
+TOO_SLOW = {"error": "too slow"}
+FAILED = {"error": "failed"}
+
+
+class Ledger:
+    """A started reference service."""
+
+    def __init__(self, server: Server, database: Path) -> None:
+        self.server = server
+        self.database = database
+        self.url = f"127.0.0.1:{server.port}"
+        self.client = httpx2.Client(base_url=f"http://{self.url}", trust_env=False, timeout=30)
+
+    def transfer(self, path: str, reference: str, delay: float = 0) -> httpx2.Response:
+        """Ask for a transfer that takes `delay` seconds between debit and credit."""
+        order = {"reference": reference, "source": 1, "target": 2, "amount": 5}
+        return self.client.post(path, params={"delay": delay}, json=order)
+
+    def entries(self, reference: str) -> list[int]:
+        """Read the committed amounts of a transfer from the database file."""
+        query = "SELECT amount FROM entries WHERE reference = ? ORDER BY id"
+        with closing(sqlite3.connect(self.database)) as connection:
+            return [amount for (amount,) in connection.execute(query, (reference,))]
+
+    def writes(self) -> bool:
+        """Whether a transaction is open that has written."""
+        with closing(sqlite3.connect(self.database, timeout=0)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            return False
+
+    def member(self, name: str) -> Any:
+        """Enter the chat room."""
+        return connect(f"ws://{self.url}/room?name={name}")
+
+
+Start = Callable[..., AbstractContextManager[Ledger]]
+
+with_and_without_middleware = pytest.mark.parametrize(
+    "key", [None, "a-key"], ids=["no middleware", "BaseHTTPMiddleware"]
+)
+
+
+@pytest.fixture(scope="module")
+def rates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of the service that knows exchange rates."""
+    directory = tmp_path_factory.mktemp("rates")
+    (directory / "rates.json").write_text('{"NOK": 11.5}')
+    handler = partial(SimpleHTTPRequestHandler, directory=str(directory))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/rates.json"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def start(reference: Project, tmp_path_factory: pytest.TempPathFactory, rates: str) -> Start:
+    """Start the service with an empty database, in one process; a setting that is None is unset."""
+
+    @contextmanager
+    def start(**env: str | None) -> Iterator[Ledger]:
+        directory = tmp_path_factory.mktemp("ledger")
+        settings = {
+            "API_TOKEN": TOKEN,
+            "CORS_ORIGINS": ORIGIN,
+            "DATABASE_FILE": str(directory / "ledger.db"),
+            "RATES_URL": rates,
+            "SIGNATURE_KEY": "a-key",
+            "WEB_CONCURRENCY": "1",
+        }
+        given = {name: value for name, value in {**settings, **env}.items() if value is not None}
+        with serve(reference, directory / "log", env=given) as server:
+            ledger = Ledger(server, directory / "ledger.db")
+            with ledger.client:
+                yield ledger
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def ledger(start: Start) -> Iterator[Ledger]:
+    """The service, started once for the tests that leave nothing behind."""
+    with start() as ledger:
+        yield ledger
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return once it holds; raises `AssertionError` when it never does."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def multipart(content: bytes) -> tuple[dict[str, str], bytes]:
+    """The headers and the body of a form with a file."""
+    request = httpx2.Request("POST", "http://test", data={"title": "plan"}, files={"file": content})
+    return {"Content-Type": request.headers["content-type"]}, request.read()
+
+
+# ── As a project of its own ───────────────────────────────────────────────────────────────────
+
+
+def test_its_own_tests_pass(reference: Project) -> None:
+    assert "passed" in reference.uv("run", "--quiet", "pytest").stdout
+
+
+def test_the_tools_of_the_project_find_nothing(reference: Project) -> None:
+    reference.uv("run", "--quiet", "ruff", "check")
+    reference.uv("run", "--quiet", "ruff", "format", "--check", "--diff")
+    reference.uv("run", "--quiet", "mypy")
+
+
+# ── Requests ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("authorization", "status"),
+    [(None, 401), ("Bearer guess", 401), (f"Bearer {TOKEN}", 201)],
+)
+def test_an_account_is_opened_with_the_token_alone(
+    ledger: Ledger, authorization: str | None, status: int
+) -> None:
+    headers = {"Authorization": authorization} if authorization else {}
+
+    answer = ledger.client.post(
+        "/accounts", json={"tenant": "acme", "name": "rent"}, headers=headers
+    )
+
+    assert answer.status_code == status
+    assert ("www-authenticate" in answer.headers) == (status == 401)
+
+
+def test_a_commit_is_seen_by_the_next_request(ledger: Ledger) -> None:
+    """The session is committed before the response is sent."""
+    token = {"Authorization": f"Bearer {TOKEN}"}
+
+    for number in range(50):
+        account = {"tenant": "quick", "name": str(number)}
+        opened = ledger.client.post("/accounts", json=account, headers=token).json()
+        read = ledger.client.get(f"/accounts/{opened['id']}", headers=token)
+        assert read.json() == opened
+
+
+def test_a_mounted_application_answers_below_its_parameter(ledger: Ledger) -> None:
+    token = {"Authorization": f"Bearer {TOKEN}"}
+    ledger.client.post("/accounts", json={"tenant": "below", "name": "food"}, headers=token)
+
+    assert ledger.client.get("/tenants/below/accounts").json() == ["food"]
+    assert ledger.client.get("/tenants/nowhere/accounts").json() == []
+    assert ledger.client.get("/tenants/below/nothing").status_code == 404
+
+
+def test_a_static_file_is_served_and_revalidated(ledger: Ledger) -> None:
+    file = ledger.client.get("/static/rates.json")
+    again = ledger.client.get("/static/rates.json", headers={"If-None-Match": file.headers["etag"]})
+
+    assert file.json()["EUR"] == 1.0
+    assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_rate_is_read_from_another_service(ledger: Ledger) -> None:
+    assert ledger.client.get("/rates/NOK").json() == 11.5
+    assert ledger.client.get("/rates/XXX").status_code == 404
+
+
+def test_a_form_is_read(ledger: Ledger) -> None:
+    answer = ledger.client.post("/feedback", data={"name": "Ada", "stars": "5"})
+
+    assert answer.json() == "Ada: 5"
+    assert answer.headers["x-verified"] == "no", "set by the service's middleware"
+
+
+def test_a_route_with_a_higher_body_limit_takes_5_mib(ledger: Ledger) -> None:
+    content = MEBIBYTE * 5
+
+    answer = ledger.client.post("/uploads", data={"title": "plan"}, files={"file": content})
+
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "title": "plan",
+        "size": len(content),
+        "sha256": sha256(content).hexdigest(),
+    }
+
+
+# ── Errors: the service's own bodies, and CORS on each ────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "body"),
+    [
+        ("GET", "/large-response?size_kb=1", 200, None),
+        ("GET", "/nothing", 404, None),
+        ("DELETE", "/room", 405, None),
+        ("GET", "/accounts/1", 401, None),
+        ("POST", "/feedback", 422, {"error": "invalid", "fields": ["body.name", "body.stars"]}),
+        ("GET", "/faults/error?message=secret", 500, FAILED),
+    ],
+)
+def test_an_answer_has_the_services_body_and_cors(
+    ledger: Ledger, method: str, path: str, status: int, body: object
+) -> None:
+    answer = ledger.server.ask(method, path, **FROM_BROWSER)
+
+    assert answer.status == status
+    assert body is None or json.loads(answer.body) == body
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert answer.headers["x-request-id"]
+
+
+def test_a_preflight_of_a_route_with_a_token_is_answered(ledger: Ledger) -> None:
+    asked = {"Access-Control-Request-Method": "POST"}
+    asked["Access-Control-Request-Headers"] = "authorization"
+
+    answer = ledger.server.ask("OPTIONS", "/accounts", **FROM_BROWSER, **asked)
+
+    assert answer.status == 200
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert answer.headers["access-control-allow-headers"] == "authorization"
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["declared", "chunked"])
+@pytest.mark.parametrize("mebibytes", [2, 20])
+def test_a_body_over_the_limit_is_a_413_with_the_services_body_and_cors(
+    ledger: Ledger, mebibytes: int, chunked: bool
+) -> None:
+    """For a plain client that sends the whole body before it reads."""
+    headers, body = multipart(MEBIBYTE * mebibytes)
+    pieces = (body[start : start + 2**16] for start in range(0, len(body), 2**16))
+
+    answer = ledger.server.ask(
+        "POST", "/avatars", pieces if chunked else body, **headers, **FROM_BROWSER
+    )
+
+    assert (answer.status, json.loads(answer.body)) == (413, TOO_LARGE)
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+
+
+def test_an_invalid_request_shows_nothing_of_it_in_the_log(ledger: Ledger) -> None:
+    ledger.client.post("/feedback", data={"name": "Ada", "stars": "hunter2"})
+    ledger.server.wait_until_ready()
+
+    assert "hunter2" not in ledger.server.log
+
+
+# ── Deadlines ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_coroutine_over_the_deadline_is_a_504_with_the_services_body_and_cors(
+    start: Start,
+) -> None:
+    with start(REQUEST_TIMEOUT_SECONDS="0.5") as ledger:
+        answer = ledger.client.get("/faults/slow", headers=FROM_BROWSER)
+
+    assert (answer.status_code, answer.json()) == (504, TOO_SLOW)
+    assert answer.headers["access-control-allow-origin"] == ORIGIN
+
+
+@with_and_without_middleware
+def test_a_transfer_in_a_thread_over_the_deadline_is_whole_or_not_there(
+    start: Start, key: str | None
+) -> None:
+    with start(REQUEST_TIMEOUT_SECONDS="0.5", SIGNATURE_KEY=key) as ledger:
+        answer = ledger.transfer("/transfers", "cut", delay=1)
+        ledger.server.wait_for_log("Transferred cut")  # a thread can't be cut: it went on
+
+        entries = ledger.entries("cut")
+
+    assert entries in ([], [-5, 5])
+    if answer.status_code == 201:
+        assert entries == [-5, 5]
+    else:
+        assert (answer.status_code, answer.json()) == (504, TOO_SLOW)
+
+
+@with_and_without_middleware
+def test_a_transfer_in_a_coroutine_over_the_deadline_is_not_there(
+    start: Start, key: str | None
+) -> None:
+    with start(REQUEST_TIMEOUT_SECONDS="0.5", SIGNATURE_KEY=key) as ledger:
+        answer = ledger.transfer("/async-transfers", "cut", delay=1)
+
+        entries = ledger.entries("cut")
+
+    assert (answer.status_code, answer.json()) == (504, TOO_SLOW)
+    assert entries == []
+
+
+def test_a_transfer_cut_by_the_deadline_does_not_block_the_next(start: Start) -> None:
+    with start(REQUEST_TIMEOUT_SECONDS="0.5") as ledger:
+        ledger.transfer("/async-transfers", "cut", delay=20)
+
+        assert ledger.transfer("/async-transfers", "next").status_code == 201
+        assert ledger.entries("next") == [-5, 5]
+        assert ledger.entries("cut") == []
+
+
+# ── Threads and connections ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("env", [{}, {"THREADS": "2"}], ids=["default", "2 threads"])
+def test_more_clients_than_connections_and_threads_are_all_answered(
+    start: Start, env: dict[str, str]
+) -> None:
+    """A session dependency limited to the pool's size can't deadlock with the threads."""
+    with start(**env) as ledger, ThreadPoolExecutor(40) as clients:
+        ask = [partial(ledger.transfer, path, "many", 0.01) for path in ("/transfers",) * 60]
+        reads = [partial(ledger.client.get, "/notices")] * 60
+
+        answers = list(clients.map(lambda call: call(), [*ask, *reads]))
+
+        assert {answer.status_code for answer in answers} == {200, 201}
+        assert len(ledger.entries("many")) == 120
+
+
+# ── Streams and WebSockets ────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_server_sent_events_arrive_one_by_one(ledger: Ledger, encoding: str) -> None:
+    headers = {"Accept-Encoding": encoding, **FROM_BROWSER}
+    with ledger.client.stream("GET", "/room/events?limit=2", headers=headers) as events:
+        lines = (line for line in events.iter_lines() if line.startswith(("event:", "data:")))
+        assert [next(lines), next(lines)] == ["event: open", 'data: ""']
+        for text in ("first", "second"):
+            ledger.client.post("/room", json={"text": text})  # sent once the last was read
+            assert [next(lines), next(lines)] == ["event: message", f'data: "{text}"']
+        assert list(lines) == []
+
+    assert events.headers["content-type"].startswith("text/event-stream")
+    assert events.headers["access-control-allow-origin"] == ORIGIN
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_lines_of_json_arrive_one_by_one(ledger: Ledger, encoding: str) -> None:
+    headers = {"Accept-Encoding": encoding}
+    with ledger.client.stream("GET", "/room/messages?limit=2", headers=headers) as messages:
+        lines = messages.iter_lines()
+        assert json.loads(next(lines)) == {"state": "open"}
+        for text in ("first", "second"):
+            ledger.client.post("/room", json={"text": text})
+            assert json.loads(next(lines)) == {"text": text}
+        assert list(lines) == []
+
+
+def test_a_stream_outlives_the_deadline(start: Start) -> None:
+    """The deadline is for the first byte."""
+    with (
+        start(REQUEST_TIMEOUT_SECONDS="0.2") as ledger,
+        ledger.client.stream("GET", "/room/messages?limit=1") as messages,
+    ):
+        lines = messages.iter_lines()
+        next(lines)
+        assert ledger.client.get("/faults/slow").status_code == 504, "the deadline has passed"
+        ledger.client.post("/room", json={"text": "late"})
+
+        assert json.loads(next(lines)) == {"text": "late"}
+
+
+def test_members_of_the_room_hear_each_other_and_who_leaves(ledger: Ledger) -> None:
+    with ledger.member("ada") as ada:
+        assert ada.recv(10) == "ada joined"
+        with ledger.member("ben") as ben:
+            assert [ada.recv(10), ben.recv(10)] == ["ben joined"] * 2
+            ben.send("hello")
+            assert [ada.recv(10), ben.recv(10)] == ["ben: hello"] * 2
+        assert ada.recv(10) == "ben left"
+        ada.send("alone")
+        assert ada.recv(10) == "ada: alone"
+
+
+def test_a_member_whose_connection_breaks_has_left(ledger: Ledger) -> None:
+    with ledger.member("ada") as ada:
+        ada.recv(10)
+        ben = ledger.member("ben")
+        assert ada.recv(10) == "ben joined"
+        ben.socket.shutdown(socket.SHUT_RDWR)
+
+        assert ada.recv(10) == "ben left"
+
+
+# ── Background tasks ──────────────────────────────────────────────────────────────────────────
+
+
+def fail_a_notice(ledger: Ledger) -> Answer:
+    """Start a background task that fails."""
+    json_type = {"Content-Type": "application/json"}
+    return ledger.server.ask("POST", "/notices?fail=true", '{"text": "lost"}', **json_type)
+
+
+def test_a_background_task_runs_after_the_answer(ledger: Ledger) -> None:
+    answer = ledger.client.post("/notices", json={"text": "works"})
+
+    assert (answer.status_code, answer.json()) == (202, "accepted")
+    wait_until(lambda: "works" in ledger.client.get("/notices").json())
+
+
+@pytest.mark.parametrize("path", ["/notices?fail=true", "/faults/error?message=no+ink"])
+def test_after_a_failure_the_connection_says_close_or_serves_the_next_request(
+    ledger: Ledger, path: str
+) -> None:
+    with closing(HTTPConnection("127.0.0.1", ledger.server.port, timeout=10)) as connection:
+        for _ in range(20):
+            method, body = ("POST", '{"text": "fails"}') if "notices" in path else ("GET", None)
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            failed = connection.getresponse()
+            failed.read()
+            assert failed.status == (202 if body else 500)
+            if failed.getheader("Connection") != "close":
+                connection.request("GET", "/notices")
+                served = connection.getresponse()
+                served.read()
+                assert served.status == 200
+
+
+def test_a_failed_background_task_is_logged_with_its_cause(ledger: Ledger) -> None:
+    fail_a_notice(ledger)
+
+    ledger.server.wait_for_log("no printer for lost")
+
+
+# ── Sentry and OpenTelemetry ──────────────────────────────────────────────────────────────────
+
+
+def test_sentry_sees_the_errors_of_routes_and_of_background_tasks(start: Start) -> None:
+    with start(SENTRY_DSN="http://key@127.0.0.1:1/1") as ledger:
+        ledger.server.get("/faults/error?message=no+ink")
+        fail_a_notice(ledger)
+
+        ledger.server.wait_for_log("Sentry event: RuntimeError: no ink")
+        ledger.server.wait_for_log("Sentry event: ConnectionError: no printer for lost")
+
+
+def test_the_instrumentor_records_a_span_for_each_request(start: Start) -> None:
+    with start(RECORD_SPANS="true") as ledger:
+        for path in ("/notices", "/faults/error?message=no+ink", "/tenants/acme/accounts"):
+            ledger.server.get(path)
+        ledger.server.wait_until_ready()
+
+        for span in ("GET /notices", "GET /faults/error", "GET /tenants/{tenant}"):
+            assert f"Span: {span}" in ledger.server.log
+
+
+def test_both_are_off_by_default(ledger: Ledger) -> None:
+    ledger.server.get("/faults/error?message=dry+pen")
+    ledger.server.wait_for_log("dry pen")
+
+    assert "Sentry event" not in ledger.server.log
+    assert "Span:" not in ledger.server.log
+
+
+# ── The end ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_stops_after_what_is_in_flight_and_tells_the_room(start: Start) -> None:
+    with start() as ledger, ThreadPoolExecutor() as clients:
+        server = ledger.server
+        with ledger.member("ada") as ada, socket.socket() as download:
+            ada.recv(10)
+            download.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            download.connect(("127.0.0.1", server.port))
+            download.sendall(f"GET {LARGE} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            received = download.recv(100)  # the rest stays in the server
+            transfer = clients.submit(ledger.transfer, "/transfers", "in flight", 1)
+            wait_until(ledger.writes)
+
+            server.process.send_signal(signal.SIGTERM)
+            with pytest.raises(ConnectionClosed) as closed:
+                ada.recv(30)
+            received += b"".join(iter(lambda: download.recv(2**16), b""))
+            server.process.wait(30)
+
+        assert transfer.result().status_code == 201
+        assert ledger.entries("in flight") == [-5, 5]
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert f"content-length: {len(body)}".encode() in head.lower()
+        assert "Traceback" not in server.log

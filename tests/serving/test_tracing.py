@@ -1,0 +1,143 @@
+"""Traces over the real servers: a span for each request arrives, also the last ones."""
+
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ..conftest import Render
+from ..harness.project import Project
+from ..harness.server import Server, free_port, launch, serve
+
+REQUESTS = 60
+
+# A collector: it prints what it gets, a span a line.
+COLLECTOR = """
+import json
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+
+class Collector(BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        for batch in ExportTraceServiceRequest.FromString(body).resource_spans:
+            resource = {a.key: a.value.string_value for a in batch.resource.attributes}
+            for scope in batch.scope_spans:
+                for span in scope.spans:
+                    print(json.dumps({
+                        "name": span.name,
+                        "trace_id": span.trace_id.hex(),
+                        "span_id": span.span_id.hex(),
+                        "service": resource["service.name"],
+                        "environment": resource["deployment.environment.name"],
+                        "sender": self.client_address[1],
+                    }), flush=True)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Collector)
+print("collects", flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def traced(render: Render, target: str) -> Project:
+    """The service that can send traces."""
+    project = render(deployment=target, traces=True)
+    project.uv("sync", "--quiet")
+    return project
+
+
+@contextmanager
+def collector(project: Project, directory: Path) -> Iterator[Server]:
+    """A collector on a port of its own."""
+    port = free_port()
+    script = directory / "collector.py"
+    script.write_text(COLLECTOR)
+    command = [project.program("python"), str(script), str(port)]
+    with launch(project, command, directory / "collector.log", port) as server:
+        server.wait_for_log("collects")
+        yield server
+
+
+def exporting(port: int, **more: str) -> dict[str, str]:
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", **more}
+
+
+def spans(collector: Server) -> list[dict[str, str]]:
+    return [json.loads(line) for line in collector.log.splitlines()[1:]]
+
+
+def lines_of_requests(server: Server) -> list[dict[str, str]]:
+    lines = [json.loads(line) for line in server.log.splitlines() if line.startswith("{")]
+    return [line for line in lines if line.get("route") == "/large-response"]
+
+
+def test_every_request_has_a_span_from_all_workers_also_the_last_ones(
+    traced: Project, target: str, tmp_path: Path
+) -> None:
+    """Stopped at once, so that most of them are sent while it stops: a batch waits for 5 s."""
+    workers = {"kubernetes": 1, "vm": 3}[target]
+    with collector(traced, tmp_path) as received:
+        env = exporting(received.port, WEB_CONCURRENCY=str(workers))
+        with serve(traced, tmp_path / "log", env=env) as server:
+            with ThreadPoolExecutor(8) as clients:  # or one worker might take them all
+                paths = ["/large-response?size_kb=900"] * REQUESTS
+                assert {answer.status for answer in clients.map(server.get, paths)} == {200}
+            server.stop()
+        arrived = spans(received)
+
+    assert [span["name"] for span in arrived] == ["GET /large-response"] * REQUESTS
+    assert {span["service"] for span in arrived} == {traced.answers["project_slug"]}
+    assert {span["environment"] for span in arrived} == {"production"}
+    assert len({span["sender"] for span in arrived}) >= min(workers, 2)
+    logged = {(line["trace_id"], line["span_id"]) for line in lines_of_requests(server)}
+    assert logged == {(span["trace_id"], span["span_id"]) for span in arrived}
+    assert len(logged) == REQUESTS
+
+
+def test_a_trace_goes_on_where_another_service_began_it(traced: Project, tmp_path: Path) -> None:
+    trace_id = os.urandom(16).hex()
+    with collector(traced, tmp_path) as received:
+        with serve(traced, tmp_path / "log", env=exporting(received.port)) as server:
+            parent = f"00-{trace_id}-{'1' * 16}-01"
+            server.get("/large-response?size_kb=1", traceparent=parent)
+            server.stop()
+        [span] = spans(received)
+
+    assert span["trace_id"] == trace_id
+    assert [line["trace_id"] for line in lines_of_requests(server)] == [trace_id]
+
+
+def test_a_collector_that_is_down_holds_up_nothing(
+    traced: Project, target: str, tmp_path: Path
+) -> None:
+    with serve(traced, tmp_path / "log", env=exporting(free_port())) as server:
+        assert server.get("/large-response?size_kb=1").status == 200
+
+        code = server.stop()
+
+    assert code == (-15 if target == "kubernetes" else 0)
+    assert "SIGKILL" not in server.log
+    assert "Traceback" not in server.log
+
+
+def test_without_an_endpoint_there_are_no_spans(traced: Project, tmp_path: Path) -> None:
+    with serve(traced, tmp_path / "log") as server:
+        assert server.get("/large-response?size_kb=1").status == 200
+        server.stop()
+
+    [line] = lines_of_requests(server)
+    assert "span_id" not in line

@@ -1,9 +1,0 @@
-"""The picture of `copier copy` shows what it asks and prints today."""
-
-from pathlib import Path
-
-from .harness.recording import PICTURE, record
-
-
-def test_the_picture_is_what_a_terminal_shows(tmp_path: Path) -> None:
-    assert record(tmp_path) == PICTURE.read_text(), "python -m tests.harness.recording makes it"

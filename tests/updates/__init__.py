@@ -1,0 +1,1 @@
+"""Updates from every release, the gate that reports lost edits, and adoption."""

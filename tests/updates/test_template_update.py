@@ -1,0 +1,237 @@
+"""The scheduled job of a rendered project: updates come as pull requests, in conflict or not."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ..conftest import NAME, Render
+from ..harness.job import Runner, job
+from ..harness.project import UV, Project
+from ..harness.template import LATEST, commit, git
+from ..harness.template import render as render_with
+
+UVX = f"{UV}x"
+WORKFLOW = ".github/workflows/template-update.yml"
+NEWER = "v9999.1.0"
+BRANCH = "template-update"
+TOKEN = "a secret"
+BOT = "github-actions[bot]"
+
+
+@pytest.fixture(scope="module")
+def newer(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template, one release on: longer CI, one more dependency, a file by another name."""
+    newer = Path(shutil.copytree(template, tmp_path_factory.mktemp("newer") / "template"))
+    (ci,) = newer.glob("template/*/.github/workflows/ci.yml.jinja")
+    replace(ci, "minutes: 10", "minutes: 12")
+    replace(newer / "template/pyproject.toml.jinja", '"fastapi{', '"starlette",\n    "fastapi{')
+    (config,) = newer.glob("template/*/deploy/vm/gunicorn.conf.py.jinja")
+    config.rename(config.with_name("gunicorn.py.jinja"))
+    commit(newer, "newer")
+    git(newer, "tag", NEWER)
+    return newer
+
+
+@pytest.fixture(scope="module")
+def copier_in_cache(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """In a cache of uv's that is theirs alone.
+
+    The index is asked once, not at each call of uvx, and its answer is the same for all: uv.lock
+    has the size of each file, and that is missing in some answers.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UV_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        project = render(deployment="vm")
+        pin = job(project.path / WORKFLOW, "update")["env"]["COPIER"]
+        project.run(UVX, "--from", pin, "copier", "--version")
+        yield
+
+
+@dataclass
+class Service:
+    """A project as its forge has it, a clone to work in, and a runner for its jobs."""
+
+    origin: Path
+    work: Project
+    runner: Runner
+
+    @classmethod
+    def like(cls, origin: Path, directory: Path) -> "Service":
+        """One whose forge starts with what another's has."""
+        shutil.copytree(origin, directory / "origin.git")
+        git(directory, "clone", "--quiet", "origin.git", "work")
+        runner = Runner(directory / "runner")
+        return cls(directory / "origin.git", Project(directory / "work"), runner)
+
+    def push(self, branch: str = "main") -> None:
+        """Commit what the team has written."""
+        commit(self.work.path, "the team's work")
+        git(self.work.path, "push", "--quiet", "origin", f"HEAD:{branch}")
+
+    def run(self, token: str = TOKEN) -> tuple[int, str]:
+        """Run the job in a checkout of its own: its exit status, what it has said."""
+        checkout = self.runner.directory / "checkout"
+        shutil.rmtree(checkout, ignore_errors=True)
+        self.git("clone", "--quiet", str(self.origin), str(checkout))
+        steps = job(checkout / WORKFLOW, "update")
+        return self.runner.run(checkout, steps, TEMPLATE_UPDATE_TOKEN=token)
+
+    def branch(self, directory: Path) -> Project:
+        """What the job has made, checked out."""
+        self.git("clone", "--quiet", "--branch", BRANCH, str(self.origin), str(directory))
+        return Project(directory)
+
+    def git(self, *arguments: str) -> str:
+        return git(self.origin, *arguments).rstrip("\n")
+
+
+@pytest.fixture(scope="module")
+def copied(newer: Path, copier_in_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The forge's repository of a service, copied from the release before, with its uv.lock."""
+    project = Project(tmp_path_factory.mktemp("copied") / "service")
+    render_with(newer, project.path, {"project_name": NAME, "deployment": "vm"}, LATEST)
+    project.uv("lock", "--quiet")
+    git(project.path, "init", "--quiet", "--initial-branch", "main")
+    commit(project.path, "copied")
+    origin = project.path.with_name("origin.git")
+    git(project.path, "clone", "--quiet", "--bare", ".", str(origin))
+    return origin
+
+
+@pytest.fixture
+def service(copied: Path, tmp_path: Path) -> Service:
+    """For one test."""
+    return Service.like(copied, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def updated(copied: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """After the job has run once; to read."""
+    service = Service.like(copied, tmp_path_factory.mktemp("updated"))
+    status, said = service.run()
+    assert status == 0, said
+    return service
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_an_update_comes_as_a_pull_request(updated: Service, tmp_path: Path) -> None:
+    main = updated.git("rev-parse", "main")
+
+    assert updated.git("log", "--format=%P %an: %s", f"main..{BRANCH}") == (
+        f"{main} {BOT}: Template update: {NEWER}"
+    )
+    assert f"_commit: {NEWER}" in updated.git("show", f"{BRANCH}:.copier-answers.yml")
+    *_, create = calls = updated.runner.calls()
+    assert create.arguments[:2] == ["pr", "create"]
+    assert option(create.arguments, "--head") == BRANCH
+    assert option(create.arguments, "--title") == f"Template update: {NEWER}"
+    assert "all is well" in str(create.body)
+    assert {call.token for call in calls} == {TOKEN}
+    updated.branch(tmp_path / "branch").uv("lock", "--check")
+
+
+def test_an_update_in_conflict_comes_too_says_so_and_its_ci_is_red(
+    service: Service, tmp_path: Path
+) -> None:
+    replace(service.work.path / ".github/workflows/ci.yml", "minutes: 10", "minutes: 20")
+    config = service.work.path / "deploy/vm/gunicorn.conf.py"
+    config.write_text(config.read_text() + "# ours\n")
+    service.push()
+
+    status, said = service.run()
+
+    assert status == 0, said
+    create = service.runner.calls()[-1]
+    assert option(create.arguments, "--title") == f"Template update: {NEWER}, with conflicts"
+    assert "\n    .github/workflows/ci.yml:" in str(create.body)
+    assert "now kept/deploy/vm/gunicorn.conf.py" in str(create.body)
+    branch = service.branch(tmp_path / "branch")
+    assert (branch.path / "kept/deploy/vm/gunicorn.conf.py").read_text() == config.read_text()
+    gate = branch.run("python3", "scripts/check_update.py", check=False)
+    assert gate.returncode == 1
+    assert gate.stdout.startswith(".github/workflows/ci.yml:")
+
+
+def test_the_pull_request_follows_main(updated: Service, tmp_path: Path) -> None:
+    service = Service.like(updated.origin, tmp_path)
+    service.runner.pull_request_is_open("7\n")
+    (service.work.path / "notes.md").write_text("ours\n")
+    service.push()
+
+    status, said = service.run()
+
+    assert status == 0, said
+    assert service.git("rev-parse", f"{BRANCH}^") == service.git("rev-parse", "main")
+    refresh = service.runner.calls()[-1]
+    assert refresh.arguments[:4] == ["api", "--silent", "--method", "PATCH"]
+    assert refresh.arguments[4] == "repos/{owner}/{repo}/pulls/7"
+    assert f"title=Template update: {NEWER}" in refresh.arguments
+
+
+def test_the_branch_is_not_pushed_again_for_nothing(updated: Service, tmp_path: Path) -> None:
+    """Each push would start CI, and take an approval away."""
+    service = Service.like(updated.origin, tmp_path)
+
+    status, said = service.run()
+
+    assert status == 0, said
+    assert service.git("rev-parse", BRANCH) == updated.git("rev-parse", BRANCH)
+
+
+def test_a_branch_that_somebody_works_on_is_left_alone(updated: Service, tmp_path: Path) -> None:
+    service = Service.like(updated.origin, tmp_path)
+    git(service.work.path, "switch", "--quiet", BRANCH)
+    (service.work.path / "notes.md").write_text("settled\n")
+    service.push(BRANCH)
+    theirs = service.git("rev-parse", BRANCH)
+
+    status, said = service.run()
+
+    assert status == 0, said
+    assert "::warning::template-update has commits of others" in said
+    assert service.git("rev-parse", BRANCH) == theirs
+    assert [call.arguments for call in service.runner.calls()] == [["auth", "setup-git"]]
+
+
+def test_when_nothing_is_new_nothing_is_done(service: Service) -> None:
+    replace(service.work.path / ".copier-answers.yml", LATEST, NEWER)
+    service.push()
+
+    status, said = service.run(token="")
+
+    assert status == 0, said
+    assert "Nothing new." in said
+    assert service.git("branch", "--list") == "* main"
+    assert service.runner.calls() == []
+
+
+def test_a_missing_secret_is_named_when_an_update_is_due(service: Service) -> None:
+    status, said = service.run(token="")
+
+    assert status == 1
+    assert "::error::An update is due, but the secret TEMPLATE_UPDATE_TOKEN is missing" in said
+    assert service.git("branch", "--list") == "* main"
+
+
+def test_a_template_that_cannot_be_read_fails_the_job(service: Service, tmp_path: Path) -> None:
+    answers = service.work.path / ".copier-answers.yml"
+    answers.write_text(f"_commit: {LATEST}\n_src_path: {(tmp_path / 'gone.git').as_uri()}\n")
+    service.push()
+
+    status, said = service.run()
+
+    assert status == 1
+    assert "gone.git" in said
+    assert service.git("branch", "--list") == "* main"
+
+
+def option(arguments: list[str], name: str) -> str:
+    return arguments[arguments.index(name) + 1]

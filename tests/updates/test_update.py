@@ -1,0 +1,534 @@
+"""`copier update`: from every release, for every target, without --trust and without a loss."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import copier
+import pytest
+from copier import VcsRef
+
+from ..conftest import NAME
+from ..harness import contract, reference_service
+from ..harness.ownership import owner
+from ..harness.project import Project
+from ..harness.template import (
+    LATEST,
+    ROOT,
+    TARGETS,
+    commit,
+    git,
+    next_release,
+    releases,
+    render,
+)
+from ..harness.update import Edits, Team, conflicts, tree, update
+from ..kubernetes.test_manifests import kustomize, of_kind
+
+GATE = ("python3", "scripts/check_update.py")
+
+every_release = pytest.mark.parametrize("version", releases())
+every_target = pytest.mark.parametrize("target", TARGETS)
+
+
+@pytest.fixture
+def copied(template: Path, tmp_path: Path) -> Callable[..., Project]:
+    """Copy a service from a ref of the template and commit it."""
+
+    def copied(target: str, ref: str = LATEST, source: Path = template, **answers: str) -> Project:
+        destination = tmp_path / f"{target}-{len(list(tmp_path.iterdir()))}"
+        given = {"project_name": NAME, "deployment": target, **answers}
+        render(source, destination, given, ref)
+        git(destination, "init", "--quiet", "--initial-branch", "main")
+        commit(destination, "copied")
+        return Project(destination)
+
+    return copied
+
+
+def work_as_a_team(project: Project, target: str) -> Edits:
+    """What a team does in its first weeks."""
+    team, package = Team(project), project.package
+    source = f"src/{package}"
+    team.append(
+        f"{source}/routes/orders.py",
+        "from fastapi import APIRouter",
+        "",
+        "router = APIRouter()",
+        "",
+        "",
+        '@router.get("/orders")',
+        "async def orders() -> list[str]:",
+        '    return ["first"]',
+    )
+    team.replace(
+        f"{source}/app.py", "from .routes import large_response", "from .routes import orders"
+    )
+    team.replace(
+        f"{source}/app.py",
+        "app.include_router(large_response.router)",
+        "app.include_router(orders.router)",
+    )
+    team.append(f"{source}/settings.py", "", '    greeting: str = "hello"')
+    if (project.path / ".env.example").exists():  # not before 0.4.0
+        team.append(".env.example", "GREETING=hello")
+    team.delete(f"{source}/routes/large_response.py", "tests/test_large_response.py")
+    team.append("README.md", "", "Ask in #orders.")
+    team.append(".gitignore", "*.dump")
+    team.append("pyproject.toml", "", "[tool.coverage.run]", "branch = true")
+    project.uv("add", "--quiet", "httpx2", "typer")
+    project.uv("add", "--quiet", "--dev", "respx")
+    for name in ("typer", "respx"):
+        (line,) = re.findall(
+            rf'^    "{name}.*$', (project.path / "pyproject.toml").read_text(), re.M
+        )
+        team.edits.written["pyproject.toml"].append(line)
+    team.append(".github/workflows/ci.yml", "", "  # and then tell the others")
+    if target == "kubernetes":
+        overlay = "deploy/kubernetes/overlays/production"
+        team.append(f"{overlay}/kustomization.yaml", "patches:", "  - path: more-memory.yaml")
+        team.replace(f"{overlay}/kustomization.yaml", "newTag: 0.1.0", "newTag: 1.7.2")
+        team.append(f"{overlay}/more-memory.yaml", "kind: Deployment")
+    else:
+        site = f"deploy/vm/nginx/{project.answers['project_slug']}.conf"
+        team.insert_after(
+            site,
+            "client_max_body_size 1m;",
+            "",
+            "    location /static/ {",
+            "        root /srv;",
+            "    }",
+        )
+    return team.commit()
+
+
+def test_there_are_releases_and_the_changelog_tells_of_each() -> None:
+    told = re.findall(r"^## (\d[\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+    assert told, "no release: nothing to update from"
+    assert list(releases()) == told[::-1]
+    assert all(
+        "Updating" in part for part in (ROOT / "CHANGELOG.md").read_text().split("\n## ")[2:]
+    )
+
+
+@every_target
+@every_release
+def test_an_untouched_service_becomes_a_fresh_copy(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    project = copied(target, f"v{version}")
+
+    update(project, LATEST)
+
+    # What Kubernetes services of before 0.5.0 keep: their edits are in the base.
+    manifest = "base" if target == "kubernetes" else "component"
+    fresh = copied(target, route_manifest=manifest)
+    assert conflicts(project) == []
+    seeds = {file for file in tree(fresh) if owner(file, project.package) == "team"}
+    updated, wanted = tree(project), tree(fresh)
+    assert {f: t for f, t in updated.items() if f not in seeds} == {
+        f: t for f, t in wanted.items() if f not in seeds
+    }
+
+
+@every_target
+@every_release
+def test_a_teams_work_is_all_there_after_an_update_and_its_tests_pass(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    project = copied(target, f"v{version}")
+    edits = work_as_a_team(project, target)
+
+    update(project, LATEST)
+
+    assert conflicts(project) == []
+    assert edits.lost_in(project) == []
+    project.uv("lock", "--quiet")
+    project.run(*GATE)
+    assert "passed" in project.uv("run", "--quiet", "pytest").stdout
+
+
+@every_target
+@pytest.mark.parametrize("version", [*releases()][:: len(releases()) - 1])
+def test_the_reference_service_is_whole_after_an_update_and_works(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    """From the first and from the last release."""
+    project = copied(target, f"v{version}")
+    files = reference_service.write(project)
+    commit(project.path, "the team's work")
+    before = tree(project)
+
+    update(project, LATEST)
+
+    after = tree(project)
+    assert conflicts(project) == []
+    assert [file for file in files if after.get(file) != before[file]] == []
+    project.uv("lock", "--quiet")
+    project.run(*GATE)
+    done = project.uv("run", "--quiet", "pytest", "--ignore=tests/serving")
+    assert "passed" in done.stdout
+
+
+@every_target
+@every_release
+def test_a_line_in_any_file_survives_an_update(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    """In conflict perhaps, but there; one in a file of the serving layer that moved is reported."""
+    project = copied(target, f"v{version}")
+    edits = edit_every_file(project)
+
+    update(project, LATEST)
+
+    lost = [edit.partition(": ")[0] for edit in edits.lost_in(project)]
+    reported = project.run(*GATE, check=False).stdout if lost else ""
+    assert [file for file in lost if "/serving/" not in file or file not in reported] == []
+
+
+def edit_every_file(project: Project) -> Edits:
+    team = Team(project)
+    for file in tree(project):
+        if file != ".copier-answers.yml":
+            team.append(file, f"# ours: {file}")
+    return team.commit()
+
+
+@every_release
+def test_an_update_keeps_the_route_of_an_overlay_its_edits_and_what_was_taken_out(
+    copied: Callable[..., Project], version: str
+) -> None:
+    """The kinds of each overlay, of one without the operator's and of one that was added."""
+    project = copied("kubernetes", f"v{version}")
+    overlays = project.path / "deploy/kubernetes/overlays"
+    route = project.path / "deploy/kubernetes/base/httproute.yaml"
+    had_route = route.exists()
+    if had_route:
+        route.write_text(route.read_text().replace("name: public", "name: edge"))
+    staging = overlays / "staging/kustomization.yaml"
+    staging.write_text(re.sub(r"  - \S+/podmonitor\b.*\n", "", staging.read_text()))
+    shutil.copytree(overlays / "production", overlays / "qa")
+    commit(project.path, "the team's work")
+    before = {name: kinds(overlays / name) for name in ("staging", "production", "qa")}
+
+    update(project, LATEST)
+
+    assert conflicts(project) == []
+    after = {name: kinds(overlays / name) for name in before}
+    if had_route:
+        new = {"PrometheusRule"}  # since 0.4.0
+        assert {name: found - new for name, found in after.items()} == {
+            name: found - new for name, found in before.items()
+        }
+        assert "name: edge" in route.read_text()
+    else:  # 0.1.0 and 0.2.0 had no route yet
+        assert all(there <= after[name] for name, there in before.items())
+    assert "HTTPRoute" not in kinds(overlays / "local")
+
+
+def kinds(overlay: Path) -> set[str]:
+    return {manifest["kind"] for manifest in kustomize(overlay)}
+
+
+@every_target
+def test_a_conflict_is_shown_and_the_gate_catches_it(
+    copied: Callable[..., Project], own_template: Path, target: str
+) -> None:
+    project = copied(target, source=own_template)
+    Team(project).replace("Dockerfile", "WORKDIR /app", "WORKDIR /srv/app")
+    commit(project.path, "moved")
+    for dockerfile in own_template.glob("template/*/Dockerfile.jinja"):
+        dockerfile.write_text(dockerfile.read_text().replace("WORKDIR /app", "WORKDIR /opt/app"))
+
+    update(project, next_release(own_template))
+
+    assert conflicts(project) == ["Dockerfile"]
+    gate = project.run(*GATE, check=False)
+    assert gate.returncode == 1
+    assert "Dockerfile" in gate.stdout
+    git(project.path, "add", "--all")
+    git(project.path, "commit", "--quiet", "--message", "without a look")
+    assert project.run(*GATE, check=False).returncode == 1, "committed, it is still caught"
+
+
+@every_target
+def test_updating_to_the_same_version_changes_nothing(
+    copied: Callable[..., Project], target: str
+) -> None:
+    project = copied(target)
+
+    update(project, VcsRef.CURRENT)
+
+    assert git(project.path, "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(("old", "new"), [("kubernetes", "vm"), ("vm", "kubernetes")])
+def test_a_service_moves_to_the_other_target(
+    copied: Callable[..., Project], old: str, new: str
+) -> None:
+    project, fresh, before = copied(old), copied(new), copied(old)
+    edits = work_as_a_team(project, old)
+    theirs = {file for file in tree(project) if file not in tree(before)}
+
+    update(project, VcsRef.CURRENT, deployment=new)
+
+    assert conflicts(project) == []
+    gate = project.run(*GATE, check=False)
+    edited_and_gone = [file for file in edits.written if file not in tree(project)]
+    assert gate.returncode == 1, "the edited files of the old target are not lost in silence"
+    assert all(file in gate.stdout for file in edited_and_gone)
+    project.run(*GATE, "--keep")
+    project.run(*GATE)
+    kept = {f"kept/{file}" for file in edited_and_gone}
+    assert edited_and_gone
+    assert tree(project).keys() == (tree(fresh).keys() - set(edits.deleted)) | theirs | kept
+
+    refreshed = {
+        f for f in tree(fresh) if owner(f, project.package) == "template"
+    } - edits.written.keys()
+    assert {f: tree(project)[f] for f in refreshed} == {f: tree(fresh)[f] for f in refreshed}
+    shutil.rmtree(project.path / "kept")
+    project.uv("lock", "--quiet")
+    assert "passed" in project.uv("run", "--quiet", "pytest").stdout
+
+
+def behaviour(template: Path, project: Project, target: str) -> dict[str, str]:
+    """Whose each file of an untouched project is, by what an update to a release does in which
+    every file of the template has one more line."""
+    for file in template.glob("template/**/*"):
+        if file.is_file():
+            file.write_text(file.read_text() + "# one more line\n")
+    before = tree(project)
+    update(project, next_release(template))
+    after = tree(project)
+    return {file: "team" if after[file] == before[file] else "template" for file in before}
+
+
+@every_target
+def test_the_page_on_ownership_is_what_updates_do(
+    copied: Callable[..., Project], own_template: Path, target: str
+) -> None:
+    project = copied(target, source=own_template)
+
+    behaved = behaviour(own_template, project, target)
+
+    told = {file: owner(file, project.package) for file in behaved}
+    assert behaved == {f: "template" if who == "shared" else who for f, who in told.items()}
+    assert set(told.values()) == {"team", "template", "shared"}
+
+
+# ── What goes wrong in an update, from every release: the gate says it ────────────────────────
+
+OTHER = {"kubernetes": "vm", "vm": "kubernetes"}
+OURS = "# ours"
+
+
+def of_target(project: Project, target: str) -> list[str]:
+    """Four files that only this target has, in every release."""
+    slug = project.answers["project_slug"]
+    return {
+        "kubernetes": [
+            "deploy/kubernetes/base/deployment.yaml",
+            "deploy/kubernetes/base/service.yaml",
+            "deploy/kubernetes/overlays/production/kustomization.yaml",
+            "deploy/kubernetes/overlays/staging/kustomization.yaml",
+        ],
+        "vm": [
+            "deploy/vm/compose.yaml",
+            "deploy/vm/gunicorn.conf.py",
+            f"deploy/vm/systemd/{slug}.service",
+            f"deploy/vm/systemd/{slug}.socket",
+        ],
+    }[target]
+
+
+def lost_edits(project: Project) -> list[str]:
+    """The files whose edits the gate misses."""
+    said = project.run(*GATE, check=False).stdout
+    return re.findall("^(.+): an update lost your edits", said, re.M)
+
+
+@every_target
+@every_release
+def test_edits_in_the_commits_of_a_copy_an_update_a_merge_and_a_move_are_found(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    project = copied(target, f"v{version}")
+    path, files = project.path, of_target(project, target)
+    first, second, third, fourth = files
+    Team(project).append(first, OURS)
+    git(path, "commit", "--quiet", "--all", "--amend", "--no-edit")
+    git(path, "switch", "--quiet", "--create", "update")
+    update(project, LATEST)
+    Team(project).append(second, OURS)
+    commit(path, "updated and edited, as a squashed pull request is")
+    git(path, "switch", "--quiet", "main")
+    Team(project).append("README.md", "Meanwhile.")
+    commit(path, "meanwhile")
+    git(path, "merge", "--quiet", "--no-ff", "--no-commit", "update")
+    Team(project).append(third, OURS)
+    commit(path, "merged and edited")
+    (path / "services/ledger").mkdir(parents=True)
+    for name in git(path, "ls-tree", "--name-only", "HEAD").splitlines():
+        git(path, "mv", name, f"services/ledger/{name}")
+    moved = Project(path / "services/ledger")
+    Team(moved).append(fourth, OURS)
+    commit(path, "moved and edited")
+    assert lost_edits(moved) == []
+
+    update(moved, VcsRef.CURRENT, deployment=OTHER[target])
+
+    assert lost_edits(moved) == files
+    commit(path, "switched")
+    assert lost_edits(moved) == files
+
+
+@every_target
+@every_release
+def test_an_update_that_switches_the_target_names_the_edited_files_alone(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    """The release before has no record of what it delivered."""
+    project = copied(target, f"v{version}")
+    _, file, *_ = of_target(project, target)
+    Team(project).append(file, OURS)
+    commit(project.path, "the team's work")
+
+    update(project, LATEST, deployment=OTHER[target])
+
+    assert lost_edits(project) == [file]
+
+
+@every_release
+def test_a_recopy_that_overwrote_edits_is_refused_with_their_names(
+    copied: Callable[..., Project], version: str
+) -> None:
+    """It renders everything anew, the team's files too."""
+    project = copied("vm", f"v{version}")
+    edited = [f"src/{project.package}/app.py", "README.md", *of_target(project, "vm")[:2]]
+    for file in edited:
+        Team(project).append(file, OURS)
+    commit(project.path, "the team's work")
+
+    copier.run_recopy(project.path, vcs_ref=LATEST, defaults=True, overwrite=True, quiet=True)
+
+    assert {*edited} <= {*lost_edits(project)}
+
+
+@every_target
+def test_updates_through_all_releases_have_nothing_to_report(
+    copied: Callable[..., Project], target: str
+) -> None:
+    first, *others = [f"v{version}" for version in releases()]
+    project = copied(target, first)
+    for ref in [*others, LATEST]:
+        update(project, ref)
+        commit(project.path, f"updated to {ref}")
+
+    assert project.run(*GATE).stdout == ""
+
+
+@every_release
+def test_a_new_name_is_refused_with_what_it_leaves_behind(
+    copied: Callable[..., Project], version: str
+) -> None:
+    project = copied("vm", f"v{version}")
+
+    update(project, LATEST, project_slug="books", package_name="books")
+
+    gate = project.run(*GATE, check=False)
+    assert gate.returncode == 1
+    assert f"src/{project_package(NAME)}: package_name is books now: " in gate.stdout
+    assert "app.py: it uses the name zebra-9-ledger, but project_slug is books now" in gate.stdout
+
+
+def project_package(name: str) -> str:
+    return name.lower().replace(" ", "_")
+
+
+@every_target
+@every_release
+def test_a_target_that_was_edited_by_hand_is_refused(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
+    project = copied(target, f"v{version}")
+    answers = project.path / ".copier-answers.yml"
+    text = answers.read_text()
+    answers.write_text(text.replace(f"deployment: {target}", f"deployment: {OTHER[target]}"))
+    commit(project.path, "edited by hand")
+
+    update(project, LATEST)
+
+    gate = project.run(*GATE, check=False)
+    assert gate.returncode == 1
+    assert ".copier-answers.yml: deployment was edited by hand: " in gate.stdout
+
+
+@every_release
+def test_an_overlay_that_was_renamed_or_added_has_a_hostname_or_the_gate_names_it(
+    copied: Callable[..., Project], version: str
+) -> None:
+    project = copied("kubernetes", f"v{version}")
+    overlays = "deploy/kubernetes/overlays"
+    git(project.path, "mv", f"{overlays}/staging", f"{overlays}/qa")
+    shutil.copytree(project.path / overlays / "production", project.path / overlays / "demo")
+    commit(project.path, "renamed and added")
+
+    update(project, LATEST)
+
+    said = project.run(*GATE, check=False).stdout
+    named = re.findall(r"^(\S+)/kustomization.yaml: HTTPRoute \S+ has no hostname", said, re.M)
+    wanted = []
+    for overlay in ("demo", "production", "qa"):
+        (route,) = of_kind("HTTPRoute", kustomize(project.path / overlays / overlay))
+        if not route["spec"].get("hostnames"):
+            wanted.append(f"{overlays}/{overlay}")
+    assert named == wanted
+    assert len(wanted) == (2 if version in ("0.1.0", "0.2.0") else 0)
+
+
+def test_the_contract_holds() -> None:
+    assert contract.faults() == []
+
+
+# ── Tests of the tests: each of these mistakes turns the build red ────────────────────────────
+
+
+def test_a_renamed_choice_is_caught(own_template: Path) -> None:
+    copier_yml = own_template / "copier.yml"
+    copier_yml.write_text(copier_yml.read_text().replace('nginx": vm\n', 'nginx": host\n'))
+
+    found = contract.faults(own_template)
+
+    assert any("tests/contract.json is not what copier.yml says" in fault for fault in found)
+    assert any("deployment lost the choice vm" in fault for fault in found)
+    assert any("CHANGELOG.md doesn't say so" in fault for fault in found)
+
+
+def test_a_moved_template_file_is_caught(
+    copied: Callable[..., Project], own_template: Path
+) -> None:
+    project = copied("vm", source=own_template)
+    edits = edit_every_file(project)
+    (source,) = own_template.glob("template/*/deploy/vm/gunicorn.conf.py.jinja")
+    source.rename(source.with_name("gunicorn_config.py.jinja"))
+
+    update(project, next_release(own_template))
+
+    assert edits.lost_in(project) == [
+        "deploy/vm/gunicorn.conf.py: # ours: deploy/vm/gunicorn.conf.py"
+    ]
+
+
+def test_a_dropped_seed_rule_is_caught(copied: Callable[..., Project], own_template: Path) -> None:
+    copier_yml = own_template / "copier.yml"
+    copier_yml.write_text(copier_yml.read_text().replace("    /README.md\n", ""))
+    commit(own_template, "a dropped seed rule")
+    git(own_template, "tag", "--force", LATEST)
+    project = copied("vm", source=own_template)
+
+    behaved = behaviour(own_template, project, "vm")
+
+    assert behaved["README.md"] != owner("README.md", project.package)

@@ -1,0 +1,1 @@
+"""Units, workers and the Compose file; a booted Debian with systemd and nginx."""

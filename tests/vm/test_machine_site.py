@@ -1,0 +1,384 @@
+"""The public side of a booted Debian: nginx and what is behind it, plain and with TLS."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ..harness import debian, network
+from ..harness.machine import DEBIAN_12, DEBIAN_13, PACKAGES, Debian
+from ..harness.project import Project
+from ..harness.service import Service
+from ..harness.template import ROOT
+
+PAGE = (ROOT / "docs/vm-runbook.md").read_text()
+
+PROBLEM = "application/problem+json"
+CLIENT, FORGED = "127.0.0.7", "203.0.113.9"
+BALANCER, INTERNAL = "127.0.0.9", "10.1.2.3"
+BURST, CONNECTIONS = 5, 2
+"""What the site of these tests lets one client do: requests at once, connections."""
+
+CHAT = """
+from websockets.sync.client import connect
+
+with connect("ws://localhost/echo") as socket:
+    socket.send("through nginx")
+    print(socket.recv())
+"""
+
+
+@pytest.fixture(scope="module")
+def site(checkout: Service) -> Service:
+    """The service behind a site that does not wait for long and has small limits."""
+    site = f"deploy/vm/nginx/{checkout.slug}.conf"
+    checkout.edit(site, r"proxy_read_timeout \d+s", "proxy_read_timeout 1s")
+    checkout.edit(site, r"rate=\d+r/s", "rate=1r/m")
+    checkout.edit(site, r"burst=\d+", f"burst={BURST}")
+    checkout.edit(site, r"(?<=_connections )\d+", str(CONNECTIONS))
+    checkout.install()
+    challenges = "/var/www/html/.well-known/acme-challenge"
+    checkout.machine.run("install", "-D", "/dev/stdin", f"{challenges}/token", given="token")
+    return checkout
+
+
+class Answer(NamedTuple):
+    """What curl was answered."""
+
+    status: int
+    headers: dict[str, list[str]]
+    body: str
+
+
+def answer(service: Service, path: str, *options: str) -> Answer:
+    """The answer to a request that curl makes inside."""
+    told = service.ask(path, "--write-out", "\n%{http_code} %{header_json}", *options)
+    body, _, end = told.partition("\n")
+    status, _, headers = end.partition(" ")
+    return Answer(int(status), json.loads(headers), body)
+
+
+def assert_problem(told: Answer, status: int) -> None:
+    """It is nginx' own, and has every header that the service's errors have."""
+    assert told.status == status
+    problem = json.loads(told.body)
+    assert problem["status"] == status
+    assert told.headers["content-type"] == [PROBLEM]
+    assert told.headers["cache-control"] == ["no-store"]
+    assert told.headers["x-content-type-options"] == ["nosniff"]
+    assert told.headers["content-security-policy"] == ["frame-ancestors 'none'"]
+    assert told.headers["access-control-allow-origin"] == ["*"]
+    assert told.headers["access-control-expose-headers"] == ["Retry-After, X-Request-ID"]
+    assert told.headers["x-request-id"] == [problem["request_id"]]
+
+
+@pytest.mark.parametrize(
+    ("status", "path", "options"),
+    [
+        (400, "/version", ["--header", "Host: a b"]),
+        (403, "/.well-known/acme-challenge/", []),
+        (404, "/.well-known/acme-challenge/none", []),
+        (405, "/version", ["--request", "TRACE"]),
+        (413, "/echo", ["--data-binary", "@/usr/bin/nsenter", "--data-binary", "@/bin/bash"]),
+        (414, "/" + "x" * 20_000, []),
+        (431, "/version", ["--header", "X: " + "x" * 20_000]),
+        (501, "/echo", ["--header", "Transfer-Encoding: none", "--data", "x"]),
+        (504, "/hold?seconds=5", []),
+    ],
+)
+def test_nginx_own_error_is_problem_with_all_headers(
+    site: Service, status: int, path: str, options: list[str]
+) -> None:
+    told = answer(site, path, "--header", "Origin: https://app.example", *options)
+
+    assert_problem(told, status)
+
+
+@pytest.mark.parametrize(
+    ("status", "request_line"),
+    [(400, b"\x16\x03\x01 garbage"), (505, b"GET /version HTTP/3.5")],
+)
+def test_nginx_own_error_before_there_is_a_path_is_problem_with_all_headers(
+    site: Service, status: int, request_line: bytes
+) -> None:
+    with network.connect(80, site.machine.namespace) as client:
+        client.sendall(request_line + b"\r\n\r\n")
+        told = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+
+    head, _, body = told.partition("\r\n\r\n")
+    headers: dict[str, list[str]] = {}
+    for line in head.splitlines()[1:]:
+        name, _, value = line.partition(": ")
+        headers.setdefault(name.lower(), []).append(value)
+    assert_problem(Answer(int(head.split()[1]), headers, body), status)
+
+
+@pytest.mark.parametrize("path", ["/version", "/health/ready", "/none"])
+def test_answer_of_service_has_each_header_once_and_no_cors_of_nginx(
+    site: Service, path: str
+) -> None:
+    told = answer(site, path, "--header", "Origin: https://app.example")
+
+    for name in ("x-request-id", "x-content-type-options", "content-security-policy"):
+        assert len(told.headers[name]) == 1
+    assert len(told.headers.get("cache-control", [])) <= 1
+    assert "access-control-allow-origin" not in told.headers
+    assert "access-control-expose-headers" not in told.headers
+    assert "retry-after" not in told.headers
+
+
+def test_challenge_of_certificate_is_served_whole(site: Service) -> None:
+    told = answer(site, "/.well-known/acme-challenge/token", "--range", "100-")
+
+    assert (told.status, told.body) == (200, "token")
+
+
+def test_with_no_service_it_says_so(site: Service) -> None:
+    site.machine.run("systemctl", "stop", site.unit, f"{site.slug}.socket")
+    told = answer(site, "/version")
+    site.machine.run("systemctl", "start", site.unit)
+
+    assert_problem(told, 502)
+
+
+def test_a_websocket_passes(site: Service) -> None:
+    python = f"/opt/{site.slug}/current/.venv/bin/python"
+
+    done = site.machine.run(python, "-c", CHAT)
+
+    assert done.stdout == "through nginx\n"
+
+
+@pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])
+def test_compresses_once_and_only_what_is_worth_it(site: Service, coding: str) -> None:
+    """In the service: nginx passes on what it gets, and compresses nothing by itself."""
+    plain, _ = downloaded(site, "/large-response", "identity")
+    packed, encodings = downloaded(site, "/large-response", coding)
+
+    assert encodings == [coding]
+    assert packed < plain / 4
+    assert downloaded(site, "/large-response", "identity")[1] == []
+    assert downloaded(site, "/version", "zstd, br, gzip")[1] == []
+
+
+def downloaded(service: Service, path: str, accepted: str) -> tuple[int, list[str]]:
+    """The bytes of a body as it came, and its content encodings."""
+    header = ("--header", f"Accept-Encoding: {accepted}")
+    write = ("--write-out", "%{size_download}", "--output", "/dev/null", "--dump-header", "-")
+    head, _, size = service.ask(path, *header, *write).rpartition("\n")
+    return int(size), re.findall(r"^content-encoding: (\S+)", head, re.I | re.M)
+
+
+def test_nobody_can_forge_an_address_or_a_request_id(site: Service) -> None:
+    before = len(site.machine.journal(site.unit))
+    forged = {
+        "X-Forwarded-For": FORGED,
+        "X-Real-IP": FORGED,
+        "Forwarded": f"for={FORGED}",
+        "X-Request-ID": "forged-4711",
+    }
+    options = ["--dump-header", "-", "--interface", CLIENT]
+    for name, value in forged.items():
+        options += ["--header", f"{name}: {value}"]
+
+    head = site.ask("/version", *options)
+    lines = site.machine.journal(site.unit)[before:]
+
+    told = [line for line in lines if "/version" in line]
+    assert len(told) == 1
+    assert CLIENT in told[0]
+    for text in (head, *lines):
+        assert FORGED not in text
+        assert "forged-4711" not in text
+
+
+# ── The host that the client names, and a balancer in front ───────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("shop.example", "http://shop.example/version"),
+        ("shop.example:8080", "http://shop.example:8080/version"),
+        ("[::1]:8080", "http://[::1]:8080/version"),
+        ("[::1]", "http://[::1]/version"),
+        ("shop.example:port", "http://shop.example/version"),
+    ],
+)
+def test_service_builds_urls_with_host_and_port_of_client(
+    site: Service, host: str, url: str
+) -> None:
+    told = answer(site, "/where", "--header", f"Host: {host}")
+
+    assert json.loads(told.body)["url"] == url
+
+
+def test_request_without_host_is_answered(site: Service) -> None:
+    told = answer(site, "/where", "--http1.0", "--header", "Host:")
+
+    assert (told.status, json.loads(told.body)["url"]) == (200, "http://_/version")
+
+
+@pytest.fixture
+def balanced(site: Service) -> Iterator[Service]:
+    """The site with the snippet of docs/vm-runbook.md for a balancer, and no other change."""
+    [snippet] = re.findall(r"^```text\n(set_real_ip_from .*?)^```", PAGE, re.M | re.S)
+    file = f"/etc/nginx/{site.slug}/real-ip.conf"
+    snippet = re.sub(r"from \S+;", f"from {BALANCER};", snippet)
+    site.machine.run("install", "-D", "/dev/stdin", file, given=snippet)
+    reload(site)
+    yield site
+    site.machine.run("rm", file)
+    reload(site)
+
+
+def reload(site: Service) -> None:
+    """Return once no worker of nginx has the configuration of before."""
+    master = site.machine.show("nginx", "MainPID")
+
+    def workers() -> set[str]:
+        return set(site.machine.run("pgrep", "-P", master).stdout.split())
+
+    before = workers()
+    site.machine.run("systemctl", "reload", "nginx")
+    site.machine.wait_until(lambda: bool(workers()) and not before & workers(), "reloaded")
+
+
+def where(service: Service, peer: str, client: str, scheme: str) -> dict[str, str]:
+    """What the service takes a request for that says it is forwarded."""
+    headers = {
+        "Host": "shop.example",
+        "X-Forwarded-For": client,
+        "X-Forwarded-Proto": scheme,
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Port": "4711",
+    }
+    options = [word for name in headers for word in ("--header", f"{name}: {headers[name]}")]
+    told: dict[str, str] = json.loads(answer(service, "/where", "--interface", peer, *options).body)
+    return told
+
+
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_configured_balancer_sets_scheme_and_client(balanced: Service, scheme: str) -> None:
+    told = where(balanced, BALANCER, INTERNAL, scheme)
+
+    assert told == {"url": f"{scheme}://shop.example/version", "client": INTERNAL}
+
+
+def test_configured_balancer_with_unknown_scheme_is_http(balanced: Service) -> None:
+    told = where(balanced, BALANCER, INTERNAL, "gopher")
+
+    assert told == {"url": "http://shop.example/version", "client": INTERNAL}
+
+
+def test_forwarded_headers_of_other_peer_are_refused(balanced: Service) -> None:
+    told = where(balanced, CLIENT, INTERNAL, "https")
+
+    assert told == {"url": "http://shop.example/version", "client": CLIENT}
+
+
+def test_forwarded_headers_without_configured_balancer_are_refused(site: Service) -> None:
+    told = where(site, BALANCER, INTERNAL, "https")
+
+    assert told == {"url": "http://shop.example/version", "client": BALANCER}
+
+
+# ── Limits of one client ──────────────────────────────────────────────────────────────────────
+
+
+def from_client(address: str) -> tuple[str, ...]:
+    """curl's options for a request of that client through the balancer."""
+    return ("--interface", BALANCER, "--header", f"X-Forwarded-For: {address}")
+
+
+def test_client_with_too_many_requests_gets_429_and_others_do_not(balanced: Service) -> None:
+    client = from_client("203.0.113.1")
+
+    within = [answer(balanced, "/version", *client).status for _ in range(BURST + 1)]
+    beyond = answer(balanced, "/version", *client)
+    health = [answer(balanced, "/health/live", *client).status for _ in range(2 * BURST)]
+    other = answer(balanced, "/version", *from_client("203.0.113.2")).status
+    internal = [answer(balanced, "/version", *from_client(INTERNAL)).status for _ in range(9)]
+
+    assert set(within) == {200}
+    assert_problem(beyond, 429)
+    assert beyond.headers["retry-after"] == ["1"]
+    assert set(health) == {200}
+    assert other == 200
+    assert set(internal) == {200}
+
+
+def test_client_with_too_many_connections_gets_429(balanced: Service) -> None:
+    client = "203.0.113.3"
+    upload = (
+        "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+        f"Expect: 100-continue\r\nX-Forwarded-For: {client}\r\n\r\n"
+    )
+    with ExitStack() as held:
+        for _ in range(CONNECTIONS):
+            connection = network.connect(80, balanced.machine.namespace, source=BALANCER)
+            held.enter_context(connection).sendall(upload.encode())
+            assert connection.recv(4096).startswith(b"HTTP/1.1 100"), "the body is waited for"
+        beyond = answer(balanced, "/version", *from_client(client))
+        health = answer(balanced, "/health/live", *from_client(client)).status
+
+    assert_problem(beyond, 429)
+    assert beyond.headers["retry-after"] == ["1"]
+    assert health == 200
+
+
+def test_the_metrics_are_on_no_public_port(site: Service) -> None:
+    assert site.status("/metrics") == 404
+
+
+def test_with_a_certificate_it_serves_tls_and_nothing_else(site: Service) -> None:
+    tls = f"/etc/{site.slug}/tls"
+    site.machine.run("mkdir", tls)
+    certify(site.machine.root / tls.lstrip("/"))
+
+    site.deploy()
+
+    trust = ("--cacert", f"{tls}/fullchain.pem", "--proto-redir", "=https")
+    site.machine.wait_until(lambda: site.status("/version") == 308, "encrypted")
+    assert site.ask("/version", "--location", *trust) == '"1"'
+    assert site.ask("/echo", "--location", "--data", "kept", *trust) == '"kept"'
+    refused = answer(site, "/version", "--location", "--request", "TRACE", *trust)
+    assert_problem(refused, 405)
+    assert refused.headers["strict-transport-security"] == ["max-age=31536000"]
+
+
+def certify(directory: Path) -> None:
+    """A self-made certificate for localhost."""
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    name = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    out = ("-keyout", str(directory / "privkey.pem"), "-out", str(directory / "fullchain.pem"))
+    command = ("openssl", "req", "-x509", *key, *name, *out)
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("release", [DEBIAN_12, DEBIAN_13], ids=lambda release: release.suite)
+def test_each_nginx_takes_the_site(
+    watched: Project, tmp_path: Path, release: Debian, tls: bool
+) -> None:
+    slug = watched.answers["project_slug"]
+    nginx, source = tmp_path / "etc/nginx", watched.path / "deploy/vm/nginx"
+    (nginx / "sites-enabled").mkdir(parents=True)
+    shutil.copy(source / f"{slug}.conf", nginx / "sites-enabled")
+    if tls:
+        (nginx / slug).mkdir()
+        shutil.copy(source / "tls.conf", nginx / slug)
+        (tmp_path / "etc" / slug / "tls").mkdir(parents=True)
+        certify(tmp_path / "etc" / slug / "tls")
+
+    check = "rm /etc/nginx/sites-enabled/default && nginx -t"
+    done = debian.run_in(debian.tree(release.suite, PACKAGES), tmp_path, "sh", "-c", check)
+
+    assert done.returncode == 0, done.stdout
+    assert "warn" not in done.stdout

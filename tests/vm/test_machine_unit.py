@@ -1,0 +1,167 @@
+"""The service's unit on a booted Debian: what it says when it can't start, what it may do."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from ..harness import network
+from ..harness.machine import Machine
+from ..harness.service import SETTINGS, Service
+
+
+@pytest.fixture
+def machine(installed: Service) -> Machine:
+    return installed.machine
+
+
+@pytest.fixture
+def mended(installed: Service) -> Iterator[Service]:
+    """The service, for a test that spoils its settings."""
+    yield installed
+    installed.settings(SETTINGS)
+    installed.machine.run("systemctl", "reset-failed", installed.unit)
+    installed.machine.run("systemctl", "restart", installed.unit)
+
+
+def said(service: Service, *command: str) -> list[str]:
+    """What the journal tells of the unit since a command that fails was begun."""
+    before = len(service.machine.journal(service.unit))
+    assert service.machine.run(*command, check=False).returncode != 0
+    return service.machine.journal(service.unit)[before:]
+
+
+def test_a_reload_of_what_is_broken_leaves_the_old_serving(
+    installed: Service, machine: Machine
+) -> None:
+    """A HUP alone would halt gunicorn."""
+    workers = installed.workers
+    config = f"/opt/{installed.slug}/current/deploy/vm/gunicorn.conf.py"
+    machine.run("cp", config, "/root/whole.py")
+    machine.run("sh", "-c", f"echo 'broken(' >>{config}")
+
+    done = machine.run("systemctl", "reload", installed.unit, check=False)
+    machine.run("cp", "/root/whole.py", config)
+
+    assert done.returncode != 0
+    assert any("broken(" in line for line in machine.journal(installed.unit))
+    assert installed.workers == workers
+    assert installed.version == "1"
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ("ENVIRONMENT=prod\n", "ENVIRONMENT: "),
+        ("WEB_CONCURRENCY=many\n", "WEB_CONCURRENCY: "),
+        ("METRICS_PORT=port\n", "METRICS_PORT: "),
+    ],
+)
+def test_a_wrong_setting_is_one_line(mended: Service, settings: str, line: str) -> None:
+    mended.settings(settings)
+
+    lines = said(mended, "systemctl", "restart", mended.unit)
+
+    assert sum(text.startswith(line) for text in lines) == 1, lines
+    assert not any("Traceback" in text for text in lines), lines
+
+
+def test_a_missing_settings_file_is_one_line(mended: Service, machine: Machine) -> None:
+    machine.run("rm", f"/etc/{mended.slug}/env")
+
+    lines = said(mended, "systemctl", "restart", mended.unit)
+
+    assert any("Failed to load environment files" in line for line in lines), lines
+    assert not any("Traceback" in line for line in lines), lines
+
+
+def test_a_taken_metrics_port_is_one_line(mended: Service, machine: Machine) -> None:
+    machine.run("systemctl", "stop", mended.unit)
+    squatter = ("python3", "-m", "http.server", "--bind=127.0.0.1", "9090")
+    machine.run("systemd-run", "--unit=squatter", *squatter)
+    taken = ("curl", "--silent", "--output", "/dev/null", "http://127.0.0.1:9090/")
+    machine.wait_until(lambda: machine.run(*taken, check=False).returncode == 0, "taken")
+
+    lines = said(mended, "systemctl", "start", mended.unit)
+    machine.run("systemctl", "stop", "squatter")
+
+    assert any("METRICS_PORT=9090: " in line for line in lines), lines
+    assert not any("Traceback" in line for line in lines), lines
+
+
+def test_printed_line_is_in_the_journal_while_the_service_runs(installed: Service) -> None:
+    installed.ask("/print?text=printed-4711")
+
+    installed.machine.wait_until(
+        lambda: "printed-4711" in installed.machine.journal(installed.unit), "printed"
+    )
+
+
+def test_home_is_writable_and_private(installed: Service, machine: Machine) -> None:
+    file = installed.ask("/cache").strip('"')
+
+    assert file == "/tmp/.cache/orders/entry"
+    assert machine.run("ls", file, check=False).returncode != 0, "the host's /tmp has no such file"
+
+
+def test_memory_and_tasks_are_bounded_by_the_size_of_the_host(
+    installed: Service, machine: Machine
+) -> None:
+    host = int(re.findall(r"^MemTotal: +(\d+) kB", machine.run("cat", "/proc/meminfo").stdout)[0])
+    threads = int(machine.run("cat", "/proc/sys/kernel/threads-max").stdout)
+
+    assert host * 1024 * 0.89 < int(machine.show(installed.unit, "MemoryMax")) < host * 1024 * 0.91
+    assert 0 < int(machine.show(installed.unit, "TasksMax")) <= threads / 10
+
+
+def test_where_nothing_can_be_written_it_serves_reloads_and_restarts(
+    mended: Service, machine: Machine
+) -> None:
+    mended.settings(f"{SETTINGS}DATABASE_FILE=/dev/shm/ledger.db\n")
+    full = ("/var/log/nginx", "/tmp", "/var/tmp")
+    for directory in full:
+        machine.run("mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", directory)
+    machine.run("systemctl", "restart", "nginx", mended.unit)  # they use the directories now
+    for directory in full:
+        machine.run("sh", "-c", f"yes >{directory}/full", check=False)
+
+    def reload_and_restart() -> None:
+        machine.run("systemctl", "reload", mended.unit)
+        machine.run("systemctl", "restart", mended.unit)
+
+    tally = mended.under_load(reload_and_restart, requests=2_000)
+    for directory in full:
+        machine.run("umount", "--lazy", directory)
+    machine.run("systemctl", "restart", "nginx", mended.unit)
+
+    assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
+
+
+def test_events_pass_one_by_one(mended: Service, machine: Machine) -> None:
+    mended.settings("WEB_CONCURRENCY=1\n")  # each worker has a room of its own
+    machine.run("systemctl", "restart", mended.unit)
+    with network.connect(80, machine.namespace) as stream:
+        stream.sendall(b"GET /room/events?limit=2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        received = stream.makefile("rb")
+        for text in ("open", "first", "second"):
+            if text != "open":
+                mended.ask("/room", "--json", json.dumps({"text": text}))
+            while text not in (line := received.readline().decode()):
+                assert line, "the stream has ended"
+
+
+@pytest.mark.parametrize("path", ["/transfers", "/async-transfers"])
+def test_it_writes_to_its_database(installed: Service, path: str) -> None:
+    order = {"reference": path, "source": 1, "target": 2, "amount": 5}
+
+    assert installed.status(path, "--json", json.dumps(order)) == 201
+    assert installed.ask(f"/entries?reference={path}") == "[-5,5]"
+
+
+def test_it_comes_back_from_a_reboot(installed: Service, machine: Machine) -> None:
+    machine.reboot()
+
+    machine.wait_until(lambda: installed.status("/version") == 200, "back")
+    assert installed.version == "1"
+    assert installed.status("/health/ready") == 200

@@ -1,0 +1,157 @@
+"""What an admin, gunicorn or an accident does to the service of a booted Debian under load."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from ..harness.load import Tally
+from ..harness.service import Service
+
+REPEATS = pytest.mark.parametrize("repeat", range(1, 6))
+CONNECTIONS = 16
+"""Of the load: no more requests are in flight."""
+
+
+def assert_nothing_lost(tally: Tally) -> None:
+    assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
+    assert tally.answered >= 20_000
+
+
+@REPEATS
+def test_a_reload_loses_no_request(installed: Service, repeat: int) -> None:
+    before = set(installed.workers)
+
+    def reload() -> None:
+        installed.machine.run("systemctl", "reload", installed.unit)
+        installed.machine.wait_until(lambda: not before & set(installed.workers), "replaced")
+
+    assert_nothing_lost(installed.under_load(reload))
+
+
+@REPEATS
+def test_a_restart_loses_no_request(installed: Service, repeat: int) -> None:
+    before = installed.machine.show(installed.unit, "MainPID")
+
+    tally = installed.under_load(
+        lambda: installed.machine.run("systemctl", "restart", installed.unit)
+    )
+
+    assert_nothing_lost(tally)
+    assert installed.machine.show(installed.unit, "MainPID") != before
+
+
+@REPEATS
+def test_a_dead_worker_takes_with_it_no_more_than_it_held(installed: Service, repeat: int) -> None:
+    victim = installed.workers[0]
+
+    def kill() -> None:
+        installed.machine.run("kill", "-9", str(victim))
+        installed.machine.wait_until(lambda: len(installed.workers) == 2, "replaced")
+
+    tally = installed.under_load(kill)
+
+    assert tally.lost + tally.failed <= CONNECTIONS, tally
+    assert tally.refused == 0
+    assert tally.answered >= 20_000
+    assert victim not in installed.workers
+
+
+def test_systemd_replaces_a_dead_master_and_requests_wait_for_it(installed: Service) -> None:
+    machine = installed.machine
+    master = machine.show(installed.unit, "MainPID")
+
+    def kill() -> None:
+        machine.run("kill", "-9", master)
+        machine.wait_until(
+            lambda: machine.show(installed.unit, "MainPID") not in (master, "0"), "back"
+        )
+
+    tally = installed.under_load(kill, requests=5_000)
+
+    assert tally.lost + tally.failed <= CONNECTIONS, tally
+    assert tally.refused == 0
+
+
+def test_the_journal_may_go_away_and_come_back(installed: Service) -> None:
+    """It dies, it is replaced, and it is out of service for a while."""
+    machine = installed.machine
+
+    def disturb() -> None:
+        machine.run("systemctl", "kill", "--signal=KILL", "systemd-journald")
+        machine.run("systemctl", "restart", "systemd-journald")
+
+    tally = installed.under_load(disturb, requests=5_000)
+
+    assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
+    assert any("/version" in line for line in machine.journal(installed.unit)[-50:])
+
+
+@pytest.fixture
+def stingy(installed: Service) -> Iterator[Service]:
+    """The service, while its machine's journal takes 100 lines of whoever doesn't ask for more."""
+    machine, limit = installed.machine, "/run/systemd/journald.conf.d/limit.conf"
+    machine.run("install", "-D", "/dev/stdin", limit, given="[Journal]\nRateLimitBurst=100\n")
+    machine.run("systemctl", "restart", "systemd-journald")
+    yield installed
+    machine.run("rm", limit)
+    machine.run("systemctl", "restart", "systemd-journald")
+
+
+def test_each_request_is_a_line_however_many_there_are(stingy: Service) -> None:
+    tally = stingy.under_load(lambda: None, requests=5_000, paths=("/hold?seconds=0",))
+
+    lines = [line for line in stingy.machine.journal(stingy.unit) if '"route":"/hold"' in line]
+    assert len(lines) == tally.answered
+
+
+def counted(service: Service, path: str) -> int:
+    """How often a route was asked for, as the metrics of any worker say."""
+    url = "http://127.0.0.1:9090/metrics"
+    metrics = service.machine.run("curl", "--silent", "--fail", url).stdout
+    line = rf'^http_request_duration_seconds_count{{.*route="{path}".*}} ([0-9.e+]+)$'
+    return sum(int(float(count)) for count in re.findall(line, metrics, re.MULTILINE))
+
+
+def test_four_workers_count_as_one_also_across_a_reload_and_a_death(installed: Service) -> None:
+    machine = installed.machine
+    installed.settings("WEB_CONCURRENCY=4\n")
+    machine.run("systemctl", "restart", installed.unit)
+    machine.wait_until(lambda: len(installed.workers) == 4, "four")
+    workers = installed.workers
+
+    def die_and_reload() -> None:
+        machine.run("kill", "-9", str(workers[0]))
+        machine.run("systemctl", "reload", installed.unit)
+        machine.wait_until(lambda: not set(workers) & set(installed.workers), "replaced")
+
+    answered = 0
+    for event, path in [
+        (lambda: None, "/worker"),
+        (die_and_reload, "/version"),  # what the dead worker held was answered by nobody
+        (lambda: None, "/worker"),
+    ]:
+        tally = installed.under_load(event, requests=2_000, paths=(path,))
+        if path == "/worker":
+            answered += tally.answered
+        for _ in range(10):  # any of the workers may tell
+            assert counted(installed, "/worker") == answered
+
+
+@pytest.fixture(scope="module")
+def recycling(installed: Service) -> Service:
+    """The service with workers that are replaced after few requests."""
+    for name, value in {"max_requests": "1_500", "max_requests_jitter": "500"}.items():
+        installed.edit("deploy/vm/gunicorn.conf.py", f"^{name} = .*$", f"{name} = {value}")
+    installed.deploy()
+    return installed
+
+
+@REPEATS
+def test_recycling_loses_no_request(recycling: Service, repeat: int) -> None:
+    before = recycling.workers
+
+    def recycle() -> None:
+        recycling.machine.wait_until(lambda: not set(before) & set(recycling.workers), "recycled")
+
+    assert_nothing_lost(recycling.under_load(recycle))

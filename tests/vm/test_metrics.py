@@ -1,0 +1,342 @@
+"""The metrics of several workers: where they are kept, what is left of them, and who is held up."""
+
+import asyncio
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ..harness.load import Load
+from ..harness.project import Project
+from ..harness.server import START_SECONDS, Server, free_port, launch, start_command
+
+WAIT_SECONDS = 60
+
+APPLICATION = """
+import gc
+import os
+import threading
+
+from prometheus_client import Counter, Gauge
+
+from {package}.app import create_app
+from {package}.serving.observability import metrics_server
+
+app = create_app()
+ASKED = Counter("asked", "Requests for the process")
+HELD = Gauge("held", "Of the processes that live", multiprocess_mode="livesum")
+BUILD = Gauge("build", "Set on import", multiprocess_mode="livemax")
+BUILD.set(7)
+OF_EACH = Gauge("of_each", "Of each process")
+
+
+@app.get("/process")
+async def process() -> int:
+    ASKED.inc()
+    HELD.set(1)
+    OF_EACH.set(1)
+    return os.getpid()
+
+
+def other() -> None:
+    pass
+
+
+for number in range(300):
+    app.add_api_route(f"/other/{{number}}", other)
+
+collecting = [gc.isenabled()]
+generate = metrics_server.generate_latest
+
+
+def generate_latest(registry: object) -> bytes:
+    collecting.append(gc.isenabled())
+    return generate(registry)
+
+
+metrics_server.generate_latest = generate_latest
+
+
+@app.get("/collecting")
+async def is_collecting() -> list[bool]:
+    return [*collecting, gc.isenabled()]
+
+
+rendering, released = threading.Event(), threading.Event()
+render = metrics_server.render
+
+
+def render_when_released() -> bytes:
+    rendering.set()
+    assert released.wait(30)
+    return render()
+
+
+if "HOLD" in os.environ:
+    metrics_server.render = render_when_released
+
+
+@app.get("/release")
+async def release() -> bool:
+    if rendering.is_set():
+        released.set()
+    return released.is_set()
+"""
+
+CONFIGURATION = """
+exec(open("deploy/vm/gunicorn.conf.py").read())
+max_requests = {max_requests}
+max_requests_jitter = 0
+"""
+
+of_vm = pytest.mark.parametrize("target", ["vm"], indirect=True, scope="session")
+
+
+@contextmanager
+def served(
+    project: Project,
+    directory: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    max_requests: int = 0,
+    workers: int = 2,
+) -> Iterator[Server]:
+    """The application above, ready, with its metrics on a port of their own."""
+    (directory / "counting.py").write_text(APPLICATION.format(package=project.package))
+    configuration = directory / "gunicorn.conf.py"
+    configuration.write_text(CONFIGURATION.format(max_requests=max_requests))
+    port, metrics_port = free_port(), free_port()
+    command, options = start_command(project, "counting:app", port)
+    command = [str(configuration) if word.endswith("conf.py") else word for word in command]
+    variables = {
+        "ENVIRONMENT": "production",
+        **options,
+        "METRICS_PORT": str(metrics_port),
+        "PYTHONPATH": str(directory),
+        "WEB_CONCURRENCY": str(workers),
+        **(env or {}),
+    }
+    if "kubernetes" in project.answers.values():
+        del variables["WEB_CONCURRENCY"]
+    with launch(project, command, directory / "log", port, variables) as server:
+        server.wait_until_ready()
+        server.metrics_port = metrics_port
+        yield server
+
+
+def scrape(server: Server) -> str:
+    """What a worker says."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.metrics_port, timeout=40)
+    try:
+        connection.request("GET", "/metrics")
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        assert answer.status == 200, text
+        return text
+    finally:
+        connection.close()
+
+
+def value(server: Server, name: str) -> float | None:
+    """A number without labels; None when there is none."""
+    match = re.search(rf"^{name} (\S+)$", scrape(server), re.MULTILINE)
+    return float(match[1]) if match else None
+
+
+def workers(server: Server) -> list[int]:
+    """The master's children."""
+    master = server.process.pid
+    found = Path(f"/proc/{master}/task/{master}/children").read_text()
+    return [int(child) for child in found.split()]
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"never {what}"
+        time.sleep(0.05)
+
+
+def files(directory: Path) -> list[str]:
+    return sorted(file.name for file in directory.iterdir())
+
+
+@of_vm
+def test_46_workers_that_were_recycled_leave_20_files_and_exact_counts(
+    project: Project, tmp_path: Path
+) -> None:
+    kept = tmp_path / "metrics"
+    kept.mkdir()
+    seen: set[int] = set()
+
+    async def recycle(server: Server) -> int:
+        load = Load(server.port, ["/process"], connections=8)
+        async with asyncio.timeout(300):
+            while len(seen) < 48:
+                seen.update(workers(server))
+                await asyncio.sleep(0.02)
+        tally = await load.stop()
+        assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
+        return tally.answered
+
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(kept), "LOG_LEVEL": "warning"}
+    with served(project, tmp_path, environment, max_requests=40) as server:
+        answered = asyncio.run(recycle(server))
+
+        assert value(server, "asked_total") == answered
+        assert len(files(kept)) <= 20, files(kept)
+        assert sum(file.stat().st_size for file in kept.iterdir()) <= 20 * 2**16
+        assert scrape(server).count("\nof_each{") <= 4, "a series of a slot, not of a process"
+
+
+@of_vm
+def test_the_gauges_of_a_dead_worker_go_and_its_counts_stay(
+    project: Project, tmp_path: Path
+) -> None:
+    with served(project, tmp_path, workers=3) as server:
+        asked: set[int] = set()
+        while len(asked) < 3:
+            asked.add(int(server.get("/process").body))
+        counted = value(server, "asked_total")
+        assert value(server, "held") == 3
+        server.process.send_signal(signal.SIGTTOU)  # a worker less
+        wait_until(lambda: len(workers(server)) == 2, "two workers")
+        assert value(server, "held") == 2
+
+        victim = workers(server)[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: victim not in workers(server), "replaced")
+
+        wait_until(lambda: value(server, "held") == 1, "without the gauge of the dead one")
+        assert value(server, "asked_total") == counted
+        assert value(server, "build") == 7
+
+
+@of_vm
+def test_a_directory_that_was_given_is_emptied_of_its_files_and_stays(
+    project: Project, tmp_path: Path
+) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "notes.txt").write_text("the team's")
+    (given / "counter_4711.db").write_bytes(b"another program's")
+    (given / "counter_slot-9.db").write_bytes(b"of a service that was killed")
+
+    with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(given)}) as server:
+        server.get("/process")
+        assert value(server, "asked_total") == 1
+        assert "counter_slot-9.db" not in files(given)
+        assert server.stop() == 0
+
+    assert files(given) == ["counter_4711.db", "notes.txt"]
+
+
+@of_vm
+def test_a_check_of_the_configuration_leaves_the_files_of_a_service_that_runs(
+    project: Project, tmp_path: Path
+) -> None:
+    """What systemd runs before a reload, in the same environment."""
+    given = tmp_path / "given"
+    given.mkdir()
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(given), "PYTHONPATH": str(tmp_path)}
+
+    with served(project, tmp_path, environment) as server:
+        server.get("/process")
+        check = ["--config", f"{tmp_path}/gunicorn.conf.py", "--check-config", "counting:app"]
+        project.run(project.program("gunicorn"), *check, env=environment)
+        before = set(workers(server))
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: not before & set(workers(server)), "reloaded")
+
+        assert value(server, "asked_total") == 1
+
+
+@of_vm
+@pytest.mark.parametrize("kind", ["missing", "a file"])
+def test_a_directory_that_is_none_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
+    given = tmp_path / "given"
+    if kind == "a file":
+        given.write_text("")
+    env = {"PROMETHEUS_MULTIPROC_DIR": str(given), "BIND": f"127.0.0.1:{free_port()}"}
+    command = [project.program("gunicorn"), "--config", "deploy/vm/gunicorn.conf.py"]
+
+    with launch(project, command, tmp_path / "log", 0, env) as server:
+        assert server.process.wait(START_SECONDS) != 0
+
+    [line] = server.log.splitlines()
+    assert line.startswith(f"PROMETHEUS_MULTIPROC_DIR={given}: ")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for the files of two workers, and not for more."""
+    if os.geteuid():
+        pytest.skip("no file system of its own without root")
+    directory = tmp_path / "small"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={12 * 2**16}", "tmpfs", str(directory)]
+    subprocess.run(mount, check=True)
+    yield directory
+    subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+def asked_for_all(server: Server) -> set[int]:
+    """Ask for all routes; which statuses there were."""
+    return {server.get(f"/other/{number}").status for number in range(300)}
+
+
+@of_vm
+def test_a_disk_that_fills_up_costs_metrics_and_no_worker(
+    project: Project, tmp_path: Path, small: Path
+) -> None:
+    with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(small)}) as server:
+        before = workers(server)
+        free = os.statvfs(small)
+        (small / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize))
+
+        assert asked_for_all(server) == {200}
+        assert asked_for_all(server) == {200}
+        assert workers(server) == before
+        assert value(server, "build") == 7
+        told = [e for e in server.events if e["event"].startswith("Metrics are missing")]
+        assert 1 <= len(told) <= 2, "one line of each worker that has found it out"
+        assert "No space left on device" in told[0]["event"]
+
+
+@of_vm
+def test_a_disk_that_is_full_at_the_start_costs_metrics_and_no_worker(
+    project: Project, tmp_path: Path, small: Path
+) -> None:
+    (small / "filler").write_bytes(bytes(12 * 2**16))
+
+    with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(small)}) as server:
+        before = workers(server)
+
+        assert asked_for_all(server) == {200}
+        assert scrape(server) == ""
+        assert workers(server) == before
+        told = [e for e in server.events if e["event"].startswith("Metrics are missing")]
+        assert len(told) == 3, "a line of the master and of each worker"
+
+
+def test_the_service_answers_while_it_is_scraped(project: Project, tmp_path: Path) -> None:
+    """The scrape waits for a request that only the event loop below it can answer."""
+    with served(project, tmp_path, {"HOLD": "yes"}, workers=1) as server:
+        texts: list[str] = []
+        scraping = threading.Thread(target=lambda: texts.append(scrape(server)))
+        scraping.start()
+        wait_until(lambda: server.get("/release").body == b"true", "rendered meanwhile")
+        scraping.join()
+
+        assert "app_info{" in texts[0]
+        collecting = json.loads(server.get("/collecting").body)
+        assert collecting == [True, False, True], "before, meanwhile, after"

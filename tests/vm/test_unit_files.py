@@ -1,0 +1,43 @@
+"""The units of a VM, as systemd judges them before anybody boots it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ..harness import host
+from ..harness.project import Project
+
+EXPOSURE = 15
+"""The most that `systemd-analyze security` may find, in tenths: a plain `User=` has 92."""
+
+pytestmark = pytest.mark.parametrize("target", ["vm"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tools() -> None:
+    """What a host has."""
+    if missing := host.missing_tools():
+        pytest.skip(f"no host without {', '.join(missing)}")
+
+
+def test_systemd_understands_the_units(project: Project, tmp_path: Path) -> None:
+    copies = []
+    for kind in ("service", "socket"):
+        unit = host.unit_file(project, kind)
+        copies.append(tmp_path / unit.name)
+        copies[-1].write_text(host.installed_here(project, unit.read_text()))
+
+    done = subprocess.run(["systemd-analyze", "verify", *copies], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_service_can_do_little_harm(project: Project) -> None:
+    judge = ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}"]
+
+    done = subprocess.run(
+        [*judge, host.unit_file(project, "service")], capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stdout
