@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +29,8 @@ PIPE_BUF = 4096
 RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
 # Modules of uvicorn and websockets that implement the protocol.
 HANDSHAKE = re.compile(r"[/\\]websockets[/\\]")
+# Requests that end in the same iteration of the event loop have the same time.
+time_to_json = lru_cache(maxsize=1)(to_json)
 OWN = ("timestamp", "level", "logger", "event", "exception")
 
 PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
@@ -143,7 +145,7 @@ class Log(logging.Handler):
             return lambda time, others: self.render({"timestamp": time, **common, **others})
         rendered = to_json(common)[1:-1]
         return lambda time, others: (
-            b'{"timestamp":%b,%b,%b\n' % (to_json(time), rendered, to_json(others)[1:])
+            b'{"timestamp":%b,%b,%b\n' % (time_to_json(time), rendered, to_json(others)[1:])
         )
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
