@@ -20,6 +20,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from ..budget import REQUEST_TIMEOUT_SECONDS
+from ..observability.route_template import matched_route
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class DeclaredDeadline:
 
 def declared(scope: Scope) -> DeclaredDeadline | None:
     """Return what the matched route declares; dependencies run only after the body was read."""
-    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    dependencies = getattr(getattr(route, "dependant", None), "dependencies", ())
+    dependant = getattr(matched_route(scope), "dependant", None)
+    dependencies = getattr(dependant, "dependencies", ())
     found = [d.call for d in dependencies if isinstance(d.call, DeclaredDeadline)]
     return found[-1] if found else None
 
