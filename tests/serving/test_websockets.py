@@ -48,8 +48,13 @@ def test_refused_handshakes_leave_a_line(server: Server) -> None:
 def test_unknown_host_is_refused_for_websockets_too(serve_routes: ServeRoutes) -> None:
     with serve_routes(ALLOWED_HOSTS="127.0.0.1") as server:
         evil = socket.create_connection(("127.0.0.1", server.port))
-        with pytest.raises(InvalidStatus, match="400"):
+        with pytest.raises(InvalidStatus, match="400") as refused:
             connect("ws://evil.example/echo/1", sock=evil)
+        headers = refused.value.response.headers
+        assert (headers["cache-control"], headers["x-content-type-options"]) == (
+            "no-store",
+            "nosniff",
+        )
         with connect(url(server, "/echo/1")) as room:
             room.send("hello")
             assert room.recv(timeout=10) == "hello"

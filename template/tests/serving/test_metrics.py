@@ -9,6 +9,7 @@ from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def counted(method: str, route: str, status: int) -> float:
@@ -118,6 +119,35 @@ def test_files_mounted_at_the_root_have_one_label(app: FastAPI, tmp_path: Path) 
 
     after = counted("GET", "/{path}", 200), counted("GET", "/{path}", 404)
     assert after == (before[0] + 1, before[1] + 1)
+
+
+class CopyScope:
+    """Middleware that passes on a copy of the scope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, "copied": True}, receive, send)
+
+
+def test_middleware_that_copies_the_scope_does_not_hide_the_route(app: FastAPI) -> None:
+    app.add_middleware(CopyScope)
+    app.add_api_route("/copied/{number}", lambda number: number)
+
+    @app.websocket("/copied-rooms/{room}")
+    async def room(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+    client = TestClient(app)
+    client.get("/copied/1")
+    with client.websocket_connect("/copied-rooms/7"):
+        pass
+
+    assert counted("GET", "/copied/{number}", 200) == 1
+    labels = {"route": "/copied-rooms/{room}", "close_code": "1000"}
+    assert REGISTRY.get_sample_value("websocket_duration_seconds_count", labels) == 1
 
 
 def test_undeclared_paths_and_methods_share_a_label(app: FastAPI) -> None:

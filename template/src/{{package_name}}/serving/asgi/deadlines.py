@@ -57,7 +57,8 @@ class DeclaredDeadline:
 
     async def __call__(self, connection: HTTPConnection) -> None:
         """Set it."""
-        if found := connection.scope.get(SCOPE_KEY):
+        found = connection.scope.get(SCOPE_KEY)
+        if isinstance(found, Deadline):  # a WebSocket has none
             found.move(self.seconds)
 
 

@@ -1,13 +1,16 @@
 """WebSockets: ID, limits, metrics, and a line in the access log when one ends."""
 
 from time import perf_counter
+from types import SimpleNamespace
 
-from starlette.exceptions import HTTPException
+from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..observability.access_log import AccessLog
 from . import request_id
+from .deadlines import SCOPE_KEY
 from .errors import problem
+from .headers import completed
 from .limits import Limits
 
 # What a client sees when the connection ends without a close frame (RFC 6455, 7.1.5).
@@ -25,7 +28,11 @@ class WebSocketMiddleware:
         self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if SCOPE_KEY in scope:  # another application with this layer has mounted this one
+            await self.app(scope, receive, send)
+            return
         started = perf_counter()
+        routed = scope[SCOPE_KEY] = SimpleNamespace(scope=scope)
         headers = dict(reversed(scope.get("headers", ())))
         ids = request_id.identify(scope, receive, headers)
         token = request_id.bind(ids)
@@ -44,10 +51,14 @@ class WebSocketMiddleware:
 
         async def send_and_note(message: Message) -> None:
             nonlocal code, label, status
-            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
-                status = message.get("status", 101)
+            if message["type"] == "websocket.accept":
+                status = 101
                 ids.update(request_id.span_ids())
                 message = {**message, "headers": [*message.get("headers", ()), response_id]}
+            elif message["type"] == "websocket.http.response.start":
+                status = message["status"]
+                ids.update(request_id.span_ids())
+                message = completed(message, ids["request_id"])
             elif message["type"] == "websocket.close" and code is None:
                 code = message.get("code", 1000)
                 label = str(code)
@@ -66,7 +77,7 @@ class WebSocketMiddleware:
                 request_id.unbind(token)
             ended = (code or NO_CLOSE_FRAME) if status == 101 else None
             seconds = perf_counter() - started
-            self.access_log.add_websocket(scope, status, ended, label, seconds, ids)
+            self.access_log.add_websocket(routed.scope, status, ended, label, seconds, ids)
 
 
 async def refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
