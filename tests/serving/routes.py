@@ -144,6 +144,19 @@ async def fail() -> None:
     raise LookupError("at once")
 
 
+@app.get("/exit")
+async def leave() -> None:
+    raise SystemExit(2)
+
+
+@app.get("/hang-and-fail-in-a-group")
+async def hang_and_fail_in_a_group() -> None:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError as error:
+        raise BaseExceptionGroup("of a task group", [error, LookupError("while cleaning up")])
+
+
 @app.get("/background")
 async def background(tasks: BackgroundTasks) -> str:
     def fail() -> None:
@@ -215,6 +228,6 @@ app.mount("/t/{{tenant}}", tenants)
 
 with_middleware = FastAPI(title="the same below a BaseHTTPMiddleware")
 with_middleware.add_middleware(Inner)
-with_middleware.router.routes.extend(app.router.routes[-30:])
+with_middleware.router.routes.extend(app.router.routes[-32:])
 app.mount("/wrapped", with_middleware)
 '''

@@ -44,7 +44,11 @@ def test_requests_that_wait_for_a_thread_get_504_and_no_thread_is_added(
 @pytest.mark.parametrize("below", ["", "/wrapped"])
 @pytest.mark.parametrize(
     ("path", "function", "error"),
-    [("/hang", "hang_here", None), ("/hang-and-fail", "hang_and_fail", "while cleaning up")],
+    [
+        ("/hang", "hang_here", None),
+        ("/hang-and-fail", "hang_and_fail", "while cleaning up"),
+        ("/hang-and-fail-in-a-group", "hang_and_fail_in_a_group", "while cleaning up"),
+    ],
 )
 def test_cancelled_request_leaves_one_line_with_its_stack_and_error(
     server: Server, below: str, path: str, function: str, error: str | None

@@ -26,15 +26,16 @@ def strict(serve_routes: ServeRoutes) -> Iterator[Server]:
 
 
 def test_every_error_has_cors_id_and_security_headers(strict: Server) -> None:
-    asked: dict[int, Callable[[], Answer]] = {
-        500: lambda: strict.get("/raise", Origin=ORIGIN),
-        504: lambda: strict.get("/hang", Origin=ORIGIN),
-        413: lambda: strict.ask("POST", "/echo", LARGE, Origin=ORIGIN),
-        400: lambda: strict.get("/nowhere", Origin=ORIGIN, Host="other.example"),
-        404: lambda: strict.get("/nowhere", Origin=ORIGIN),
-        418: lambda: strict.get("/answers/418", Origin=ORIGIN),
-    }
-    for status, ask in asked.items():
+    asked: list[tuple[int, Callable[[], Answer]]] = [
+        (500, lambda: strict.get("/raise", Origin=ORIGIN)),
+        (500, lambda: strict.get("/exit", Origin=ORIGIN)),
+        (504, lambda: strict.get("/hang", Origin=ORIGIN)),
+        (413, lambda: strict.ask("POST", "/echo", LARGE, Origin=ORIGIN)),
+        (400, lambda: strict.get("/nowhere", Origin=ORIGIN, Host="other.example")),
+        (404, lambda: strict.get("/nowhere", Origin=ORIGIN)),
+        (418, lambda: strict.get("/answers/418", Origin=ORIGIN)),
+    ]
+    for status, ask in asked:
         answer = ask()
         assert answer.status == status
         assert answer.headers["access-control-allow-origin"] == ORIGIN, status

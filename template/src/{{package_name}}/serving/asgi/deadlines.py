@@ -122,7 +122,7 @@ class Deadline:
         self.stack = "".join(traceback.StackSummary.extract(stack).format())
         self.cancel_scope.cancel()
 
-    def log(self, error: Exception | None) -> None:
+    def log(self, error: BaseException | None) -> None:
         """Write the line of a request that was cancelled: where it waited, and what it raised."""
         logger.error(
             "No response within %s s: cancelled %s %s",

@@ -105,7 +105,7 @@ class Exchange:
         limits, sent = middleware.limits, self.request_headers
         token = request_id.bind(self.ids)
         limits.in_flight += 1
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             try:
                 with deadline.cancel_scope:
@@ -115,7 +115,8 @@ class Exchange:
                         await middleware.app_with_body(scope, self.receive, self.send)
                     else:
                         await middleware.app(scope, self.receive, self.send)
-            except Exception as raised:
+            # `sys.exit()` in a route is an error of the request; a cancellation is the server's.
+            except (Exception, BaseExceptionGroup, SystemExit) as raised:
                 error = raised
             finally:
                 limits.in_flight -= 1
