@@ -212,7 +212,7 @@ def own(_: Request, error: Exception) -> Response:
 
 
 if os.environ.get("OWN_HANDLERS"):
-    for handled in (400, 413, 504, Exception):
+    for handled in (400, 413, 503, 504, Exception):
         app.add_exception_handler(handled, own)
 
 

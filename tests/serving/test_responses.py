@@ -156,9 +156,15 @@ def test_client_that_leaves_is_499_and_never_a_server_error(
 
 
 def test_own_handlers_answer_what_the_layer_refuses(serve_routes: ServeRoutes) -> None:
-    settings = {"ALLOWED_HOSTS": "127.0.0.1", "OWN_HANDLERS": "yes"}
+    settings = {"ALLOWED_HOSTS": "127.0.0.1", "MAX_CONCURRENCY": "1", "OWN_HANDLERS": "yes"}
     with serve_routes(**settings) as server:
+        with Wire(server) as held:
+            held.send(b"GET /late-first-chunk HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            held.head()
+            full = server.get("/nowhere")
+        server.wait_for_log("/late-first-chunk")
         answers = [
+            full,
             server.get("/hang"),
             server.ask("POST", "/echo", LARGE),
             server.ask("POST", "/echo", iter([LARGE])),
@@ -167,6 +173,7 @@ def test_own_handlers_answer_what_the_layer_refuses(serve_routes: ServeRoutes) -
         ]
 
     assert [(answer.status, answer.body) for answer in answers] == [
+        (503, b"own 503"),
         (504, b"own 504"),
         (413, b"own 413"),
         (413, b"own 413"),
@@ -174,6 +181,12 @@ def test_own_handlers_answer_what_the_layer_refuses(serve_routes: ServeRoutes) -
         (500, b"own 500"),
     ]
     assert all("x-request-id" in answer.headers for answer in answers)
+
+
+def test_ids_differ_after_the_service_has_seeded_random(server: Server) -> None:
+    ids = [server.get("/seed").headers["x-request-id"] for _ in range(2)]
+
+    assert len(set(ids)) == 2
 
 
 def test_labels_are_bounded_by_what_is_declared(server: Server) -> None:
