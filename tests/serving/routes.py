@@ -226,8 +226,13 @@ async def order(tenant: str, number: int) -> str:
 
 app.mount("/t/{{tenant}}", tenants)
 
+framework = FastAPI(title="with the error bodies of FastAPI")
+serving.install(framework, serving.load(serving.ServingSettings), problems=False)
+framework.add_api_route("/upload", upload, methods=["POST"])
+app.mount("/framework", framework)
+
 with_middleware = FastAPI(title="the same below a BaseHTTPMiddleware")
 with_middleware.add_middleware(Inner)
-with_middleware.router.routes.extend(app.router.routes[-32:])
+with_middleware.router.routes.extend(app.router.routes[-33:])
 app.mount("/wrapped", with_middleware)
 '''
