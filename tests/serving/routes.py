@@ -206,6 +206,16 @@ async def chat(socket: WebSocket, room: str) -> None:
         await socket.send_text(text)
 
 
+@app.websocket("/fail-before-accept")
+async def fail_before_accept(socket: WebSocket) -> None:
+    raise LookupError("before it was accepted")
+
+
+@app.websocket("/never-accept")
+async def never_accept(socket: WebSocket) -> None:
+    pass
+
+
 def own(_: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
     return Response(f"own {{status}}", status)
@@ -233,6 +243,6 @@ app.mount("/framework", framework)
 
 with_middleware = FastAPI(title="the same below a BaseHTTPMiddleware")
 with_middleware.add_middleware(Inner)
-with_middleware.router.routes.extend(app.router.routes[-33:])
+with_middleware.router.routes.extend(app.router.routes[-35:])
 app.mount("/wrapped", with_middleware)
 '''

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -47,6 +48,8 @@ def configure(settings: ServingSettings) -> "Log":
     hook = getattr(sys.excepthook, "func", sys.excepthook)
     if settings.environment is not Environment.DEVELOPMENT and hook in EXCEPTION_HOOKS:
         sys.excepthook = partial(write_exception, log.mask)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = log_thread_exception
     take_over("uvicorn", "uvicorn.error")
     # Requests and WebSockets have lines of their own, without the query.
     logging.getLogger("uvicorn.error").addFilter(is_not_handshake)
@@ -61,6 +64,14 @@ def write_exception(
 ) -> None:
     """Write what ends the process, a failed import say, to standard error; text is masked."""
     sys.stderr.write(mask.text("".join(traceback.format_exception(kind, error, trace))))
+
+
+def log_thread_exception(ended: threading.ExceptHookArgs) -> None:
+    """Log what has ended a thread of the service; Python would print it."""
+    name = ended.thread.name if ended.thread else "unknown"
+    error = ended.exc_value
+    if not isinstance(error, SystemExit):
+        logging.getLogger("threading").error("Exception in thread %s", name, exc_info=error)
 
 
 # Python's own, and this one with the settings of another application.
