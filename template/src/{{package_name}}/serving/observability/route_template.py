@@ -40,11 +40,12 @@ def route_template(app: FastAPI, scope: Scope) -> str:
 def matched_route(scope: Scope) -> Any:
     """Return the route that FastAPI has matched, with the prefixes of the routers around it."""
     context = scope.get("fastapi", NO_ROUTE).get("effective_route_context")
-    included = context and (context.starlette_route or context)
-    for route in (included, scope.get("route")):
-        if route is not None and not isinstance(route, MOUNTS):  # whose routes are inside
-            return route
-    return None
+    if context is not None:
+        included = context.starlette_route or context
+        if not isinstance(included, MOUNTS):  # whose routes are inside
+            return included
+    route = scope.get("route")
+    return None if isinstance(route, MOUNTS) else route
 
 
 def mount_template(routes: Sequence[BaseRoute], path: str) -> tuple[str, list[BaseRoute]]:
