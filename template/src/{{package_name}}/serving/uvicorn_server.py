@@ -126,6 +126,6 @@ def is_forwarded(scope: Scope, receive: Receive) -> bool:
     return peer is not None and tuple(peer[:2]) != tuple(client)
 
 
-def log_exception(error: Exception) -> None:
+def log_exception(error: BaseException) -> None:
     """Log what an application has raised, in the words of uvicorn."""
     logger.error("Exception in ASGI application\n", exc_info=error)
