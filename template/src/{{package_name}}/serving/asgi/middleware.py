@@ -19,7 +19,7 @@ from . import headers, request_id
 from .compression import Compressor, negotiate
 from .deadlines import SCOPE_KEY
 from .errors import problem
-from .limits import Limits, is_health
+from .limits import Limits, is_health, is_preflight
 
 BODY_LIMIT_HEADERS = frozenset(PlainTextResponse("Content Too Large").raw_headers)
 # Logged when the client has closed its connection before the response was complete.
@@ -58,7 +58,7 @@ class ServingMiddleware:
         self.is_prepared = True
         for cls, args, kwargs in self.fastapi.user_middleware:
             # Not a subclass: it may withhold CORS from some paths.
-            if cls is CORSMiddleware:
+            if cls is CORSMiddleware and self.cors is None:  # the outermost one
                 self.cors = CORSMiddleware(self.app, *args, **kwargs)
 
     async def refuse(
@@ -111,6 +111,9 @@ class Exchange:
                 with deadline.cancel_scope:
                     if refusal := limits.refusal(scope, sent):
                         await self.refuse(refusal)
+                    elif middleware.cors and is_preflight(scope, sent):
+                        # Before middleware of the service: a preflight has no token to check.
+                        await middleware.cors(scope, self.receive, self.send)
                     elif self.has_body() and MAX_BODY_SIZE_SCOPE_KEY not in scope:
                         await middleware.app_with_body(scope, self.receive, self.send)
                     else:

@@ -1,6 +1,7 @@
 """WebSockets: ID, limits, metrics, and a line in the access log when one ends."""
 
 from collections.abc import Awaitable
+from contextlib import suppress
 from time import perf_counter
 from types import SimpleNamespace
 
@@ -80,12 +81,14 @@ class WebSocketMiddleware:
                 await self.app(scope, receive_and_note, send_and_note)
         except Exception:
             if status is None and DENIAL in scope.get("extensions", {}):
-                await problem(500)(scope, receive, send_and_note)
+                with suppress(OSError):  # the client has gone
+                    await problem(500)(scope, receive, send_and_note)
             raise  # uvicorn logs it, with the ID
         else:
             request_id.unbind(token)
         finally:
             self.limits.websockets_open -= 1
+            del scope[SCOPE_KEY]  # a reference cycle
             status = status or 500  # what uvicorn sends for an application that sends nothing
             ended = (code or NO_CLOSE_FRAME) if status == 101 else None
             seconds = perf_counter() - started
