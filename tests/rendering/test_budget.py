@@ -101,3 +101,13 @@ def test_a_host_waits_as_long_as_the_shutdown_takes(
     }
     assert grace["app"] > graceful
     assert grace["nginx"] > seconds
+
+
+@only_on_vm
+def test_compose_has_tasks_for_the_threads_of_32_workers_twice(project: Project) -> None:
+    """As many as the metrics have room for: each with its threads, and as many in a reload."""
+    settings = (serving(project) / "settings.py").read_text()
+    threads = seconds_of(settings, r"threads: int = Field\(default=(\d+)")
+    compose = yaml.safe_load((project.path / "deploy/vm/compose.yaml").read_text())
+
+    assert compose["services"]["app"]["pids_limit"] >= 2 * 32 * (threads + 2)

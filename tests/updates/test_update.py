@@ -403,6 +403,36 @@ def test_an_update_that_switches_the_target_names_the_edited_files_alone(
 
 
 @every_release
+def test_edits_of_gunicorn_conf_survive_and_what_they_lack_is_a_line(
+    copied: Callable[..., Project], version: str
+) -> None:
+    """The conflict is resolved with the team's lines, which name what is not there any more."""
+    project = copied("vm", f"v{version}")
+    team, conf = Team(project), "deploy/vm/gunicorn.conf.py"
+    team.replace(conf, "timeout = graceful_timeout + 10", "timeout = 120")
+    team.replace(conf, "workers = worker_count()  # WEB_CONCURRENCY overrides it", "workers = 4")
+    team.append(conf, "", "", "def post_fork(_, worker):", '    worker.log.info("forked")')
+    team.append(f"src/{project.package}/export.py", "import orjson", "", "print(orjson.dumps({}))")
+    edits = team.commit()
+    ours = (project.path / conf).read_text()
+
+    update(project, LATEST)
+
+    assert edits.lost_in(project) == []
+    assert conflicts(project) == [conf]
+    moved = re.sub("worker_class = .*", 'worker_class = "uvicorn_worker.UvicornWorker"', ours)
+    for text in (ours, moved):
+        (project.path / conf).write_text(text)
+        git(project.path, "add", "--all")
+        said = project.run(*GATE, check=False).stdout
+        assert f"src/{project.package}/export.py: it needs orjson, which" in said
+        assert f"{conf}: serving.capacity is serving.process.capacity now" in said
+    assert f"{conf}: it needs uvicorn-worker, which" in said
+    project.uv("add", "--quiet", "orjson", "uvicorn-worker")
+    assert "it needs" not in project.run(*GATE, check=False).stdout
+
+
+@every_release
 def test_a_recopy_that_overwrote_edits_is_refused_with_their_names(
     copied: Callable[..., Project], version: str
 ) -> None:

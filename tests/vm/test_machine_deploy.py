@@ -187,6 +187,7 @@ def test_over_ssh_it_does_the_same(bare: Service) -> None:
         runuser -u dev -- ssh-keygen -q -N '' -t ed25519 -f /home/dev/.ssh/id_ed25519
         ssh-keyscan localhost 2>/dev/null >/home/dev/.ssh/known_hosts
         install -D -m600 /home/dev/.ssh/id_ed25519.pub /root/.ssh/authorized_keys
+        mount -t tmpfs -o noexec tmpfs /tmp # as on a hardened host
         """,
     )
 
@@ -196,6 +197,7 @@ def test_over_ssh_it_does_the_same(bare: Service) -> None:
     assert done.stdout.splitlines()[-1].endswith(" serves")
     assert bare.version == "2"
     assert not bare.machine.run("find", "/tmp", "-name", "tmp.*").stdout, "it has cleaned up"
+    bare.machine.run("umount", "--lazy", "/tmp")
 
 
 # ── What does not work leaves alone what does ─────────────────────────────────────────────────

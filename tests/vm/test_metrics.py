@@ -24,15 +24,19 @@ WAIT_SECONDS = 60
 
 APPLICATION = """
 import gc
+import logging
 import os
 import threading
 
 from prometheus_client import Counter, Gauge
 
 from {package}.app import create_app
+from {package}.serving.lifecycle import drain
 from {package}.serving.observability import metrics_server
 
 app = create_app()
+if "HURRY" in os.environ:  # a worker that ends waits for no other to close the listener
+    drain.CLOSE_SECONDS = 0.0
 ASKED = Counter("asked", "Requests for the process")
 HELD = Gauge("held", "Of the processes that live", multiprocess_mode="livesum")
 BUILD = Gauge("build", "Set on import", multiprocess_mode="livemax")
@@ -54,6 +58,25 @@ def other() -> None:
 
 for number in range(300):
     app.add_api_route(f"/other/{{number}}", other)
+
+LINES = Counter("lines", "Lines of the log", ("logger",))
+
+
+class Counting(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        LINES.labels(record.name).inc()
+
+
+if "COUNT_LOG" in os.environ:
+    logging.getLogger().addHandler(Counting())
+
+
+@app.get("/log")
+async def log() -> int:
+    for number in range(1000):
+        logging.getLogger(f"a logger with a long name, {{number}}").warning("a line")
+    return 1000
+
 
 collecting = [gc.isenabled()]
 generate = metrics_server.generate_latest
@@ -172,7 +195,7 @@ def files(directory: Path) -> list[str]:
 
 
 @of_vm
-def test_46_workers_that_were_recycled_leave_20_files_and_exact_counts(
+def test_200_recycled_workers_leave_20_files_and_exact_counts(
     project: Project, tmp_path: Path
 ) -> None:
     kept = tmp_path / "metrics"
@@ -182,15 +205,15 @@ def test_46_workers_that_were_recycled_leave_20_files_and_exact_counts(
     async def recycle(server: Server) -> int:
         load = Load(server.port, ["/process"], connections=8)
         async with asyncio.timeout(300):
-            while len(seen) < 48:
+            while len(seen) < 203:
                 seen.update(workers(server))
                 await asyncio.sleep(0.02)
         tally = await load.stop()
         assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
         return tally.answered
 
-    environment = {"PROMETHEUS_MULTIPROC_DIR": str(kept), "LOG_LEVEL": "warning"}
-    with served(project, tmp_path, environment, max_requests=40) as server:
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(kept), "LOG_LEVEL": "warning", "HURRY": "yes"}
+    with served(project, tmp_path, environment, max_requests=10, workers=3) as server:
         answered = asyncio.run(recycle(server))
 
         assert value(server, "asked_total") == answered
@@ -314,13 +337,31 @@ def test_a_disk_that_fills_up_costs_metrics_and_no_worker(
 
 
 @of_vm
+def test_a_disk_that_fills_up_stops_no_worker_that_counts_its_log(
+    project: Project, tmp_path: Path, small: Path
+) -> None:
+    """The line on it is counted, by the metric that has just found no room."""
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(small), "COUNT_LOG": "yes"}
+    with served(project, tmp_path, environment, workers=1) as server:
+        free = os.statvfs(small)
+        (small / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize))
+
+        assert server.get("/log").body == b"1000"
+        assert "Metrics are missing" in server.log
+
+
+@of_vm
 def test_a_disk_that_is_full_at_the_start_costs_metrics_and_no_worker(
     project: Project, tmp_path: Path, small: Path
 ) -> None:
     (small / "filler").write_bytes(bytes(12 * 2**16))
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(small), "PYTHONPATH": str(tmp_path)}
 
-    with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(small)}) as server:
+    with served(project, tmp_path, environment) as server:
         before = workers(server)
+        check = ["--config", f"{tmp_path}/gunicorn.conf.py", "--check-config", "counting:app"]
+        project.run(project.program("gunicorn"), *check, env=environment)
+        assert "slots" in files(small), "the locks of the service, though it has no files yet"
 
         assert asked_for_all(server) == {200}
         assert scrape(server) == ""

@@ -84,7 +84,9 @@ LIBRARIES = (
 APPLICATION = """
 import asyncio
 import logging.handlers
+import multiprocessing
 import socket
+import subprocess
 import threading
 
 from {package}.app import create_app
@@ -139,10 +141,31 @@ import confluent_kafka
 producer = confluent_kafka.Producer({"bootstrap.servers": "127.0.0.1:1"})
 """
 
+HELPER = """
+helper = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+"""
+OF_A_C_LIBRARY = """
+peer = socket.socket(socket.AF_UNIX)
+peer.connect("{directory}/.s.PGSQL.{port}")
+peer.set_inheritable(True)
+"""
+ENDED = """
+ended = subprocess.Popen(["true"], stdout=subprocess.PIPE)
+ended.stdout.read()
+"""
+INOTIFY = """
+import ctypes
+watch = ctypes.CDLL(None).inotify_init()
+"""
+
 REFUSED = {
     "a query": (f"{SYNC}engine.connect().close()", "connection 127.0.0.1:{port}"),
     "a query over a unix socket": (
         f"{SYNC_OVER_A_UNIX_SOCKET}engine.connect().close()",
+        "connection {directory}/.s.PGSQL.{port}",
+    ),
+    "a connection that a program it starts would inherit": (
+        OF_A_C_LIBRARY,
         "connection {directory}/.s.PGSQL.{port}",
     ),
     "an asynchronous query": (f"{ASYNC}asyncio.run(ask())", "connection 127.0.0.1:{port}"),
@@ -163,6 +186,13 @@ REFUSED = {
     "an exporter of spans": (SPANS, "thread OtelBatchSpanRecordProcessor"),
     "threads of a C library": (KAFKA, "thread rdk:main"),
     "an event loop": ("loop = asyncio.new_event_loop()", "connection within this process"),
+    "an event loop of uvloop": ("import uvloop\nloop = uvloop.new_event_loop()", "descriptor"),
+    "a watch on files": (INOTIFY, "descriptor inotify"),
+    "a process behind pipes": (HELPER, "process cat"),
+    "a process of multiprocessing": (
+        "manager = multiprocessing.get_context('fork').Manager()",
+        "process SyncManager-1",
+    ),
 }
 ACCEPTED = {
     "nothing": "",
@@ -174,6 +204,10 @@ ACCEPTED = {
     "Sentry": SENTRY,
     "numpy, whose library has threads": "import numpy\nnumpy.ones((900, 900)) @ numpy.ones(900)",
     "an event loop that is closed": "asyncio.run(asyncio.sleep(0))",
+    "a process that has ended": ENDED,
+    "the resource tracker of multiprocessing": (
+        "from multiprocessing.resource_tracker import ensure_running\nensure_running()"
+    ),
     "syslog over UDP": "handler = logging.handlers.SysLogHandler(('127.0.0.1', 9))",
     "a socket that listens": "listener = socket.create_server(('127.0.0.1', 0))",
     "a UDP socket with a peer": (
@@ -276,6 +310,7 @@ def test_what_they_would_not_share_does_not(
         (THREAD, ("poller",)),
         (f"{SENTRY}sentry_sdk.capture_message('started')", ("sentry-sdk.*",)),
         (f"{REDIS}client.ping()\n{THREAD}", ("127.0.0.1:*", "poll*")),
+        (f"{HELPER}{INOTIFY}", ("cat", "inotify")),
     ],
 )
 def test_what_is_allowed_by_name_does_not(
@@ -319,3 +354,24 @@ def test_a_socket_for_standard_output_stops_nothing(project: Project, tmp_path: 
         with launch(project, command, tmp_path / "log", port, env) as server:
             server.wait_until_ready()
             assert b"Starting gunicorn" in journal.accept()[0].recv(2**16)
+
+
+OF_AN_ENTRYPOINT = """
+import os, socket, subprocess, sys
+subprocess.Popen(["sleep", "600"])
+for end in (pair := socket.socketpair()):
+    end.set_inheritable(True)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_what_an_entrypoint_leaves_open_and_starts_stops_nothing(
+    project: Project, tmp_path: Path
+) -> None:
+    port = free_port()
+    env = {"BIND": f"127.0.0.1:{port}", "METRICS_PORT": "0", "WEB_CONCURRENCY": "1"}
+    command = [project.program("python"), "-c", OF_AN_ENTRYPOINT]
+    command += [project.program("gunicorn"), "--config", "deploy/vm/gunicorn.conf.py"]
+
+    with launch(project, command, tmp_path / "log", port, env) as server:
+        server.wait_until_ready()

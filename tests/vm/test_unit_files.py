@@ -1,5 +1,6 @@
 """The units of a VM, as systemd judges them before anybody boots it."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -41,3 +42,26 @@ def test_the_service_can_do_little_harm(project: Project) -> None:
     )
 
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("rights", "refused"),
+    [
+        ("[Service]\nIPAddressAllow=localhost\n", True),
+        ("[Service]\n     IPAddressAllow = localhost\n", True),
+        ("[Service]\n  IPAddressDeny = any\n  IPAddressAllow = localhost\n", False),
+        ("[Service]\n#     IPAddressAllow=localhost\n", False),
+    ],
+)
+def test_addresses_that_refuse_nothing_are_a_line(
+    project: Project, tmp_path: Path, rights: str, refused: bool
+) -> None:
+    """As systemd reads them. Here the deploy goes no further: there is no such host."""
+    shutil.copytree(project.path / "deploy", tmp_path / "deploy")
+    (tmp_path / "uv.lock").touch()
+    (tmp_path / "deploy/vm/systemd/rights.conf").write_text(rights)
+
+    done = Project(tmp_path).run("deploy/vm/deploy", "--host", "host.invalid", check=False)
+
+    assert done.returncode != 0
+    assert ("refuses nothing without IPAddressDeny=any" in done.stdout) == refused, done.stdout

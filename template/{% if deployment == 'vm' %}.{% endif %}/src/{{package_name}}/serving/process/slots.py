@@ -74,6 +74,8 @@ class Slots:
         self.taken = False
         """Whether this process has looked for its slot."""
         self.values: list[SharedValue] = []
+        self.error: OSError | None = None
+        """Why metrics are missing, until it is reported."""
         self._own: int | None = None
         self._files: dict[str, NumberFile | None] = {}
         self._locks: int | None = None
@@ -99,6 +101,7 @@ class Slots:
             if not self.taken:
                 self._take()
             self._clear()
+        self.report()
         atexit.register(self.close)
 
     def take(self) -> None:
@@ -119,8 +122,14 @@ class Slots:
     def give_up(self, kind: str, error: OSError) -> None:
         """Leave a file as it is, without the metrics that it has no room for."""
         if None not in self._files.values():
-            logger.error("Metrics are missing until this process ends: %s", error)
+            self.error = error
         self._files[kind] = None
+
+    def report(self) -> None:
+        """Log why metrics are missing. Without a lock: a handler may count the lines of the log."""
+        error, self.error = self.error, None
+        if error:
+            logger.error("Metrics are missing until this process ends: %s", error)
 
     def read(self) -> Iterable[Metric]:
         """Return what all processes have counted, and the live gauges of those that live."""
@@ -147,17 +156,19 @@ class Slots:
         except OSError as error:
             self.give_up("", error)
 
-    def _clear(self) -> None:
-        """Remove the files of all processes, unless another one lives."""
+    def _clear(self) -> bool:
+        """Remove the files of all processes, unless another one lives; whether it did."""
         with suppress(OSError), self._alone():
             if self._own is None or not self._lock(1, 0):  # of every slot
-                return
+                return False
             self._unlock(self._own + 2, 0)
             if self._own:
                 self._unlock(1, self._own)
             for path, slot in self._found():
                 if slot != self._own or not self._files:
                     os.remove(path)
+            return True
+        return False
 
     def close(self) -> None:
         """Remove what the process that called `open` leaves behind; in a worker do nothing."""
@@ -165,9 +176,9 @@ class Slots:
             return
         with self.lock:
             self._files.clear()
-            self._clear()
+            is_last = self._clear()
         with suppress(OSError):
-            if not self._found():
+            if is_last:
                 os.remove(os.path.join(os.environ[VARIABLE], LOCKS))
             if self._remove:
                 os.rmdir(os.environ[VARIABLE])
@@ -255,11 +266,15 @@ class SharedValue:
         """Add to the number."""
         with SLOTS.lock:
             self._write(amount, 0.0, add=True)
+        if SLOTS.error:
+            SLOTS.report()
 
     def set(self, value: float, timestamp: float | None = None) -> None:
         """Replace the number."""
         with SLOTS.lock:
             self._write(value, timestamp or 0.0)
+        if SLOTS.error:
+            SLOTS.report()
 
     def _write(self, value: float, timestamp: float, *, add: bool = False) -> None:
         if not SLOTS.taken:

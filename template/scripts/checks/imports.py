@@ -1,0 +1,65 @@
+"""Check that no file names a module that the template has moved or no longer installs.
+
+An update keeps edited lines, `worker_class = "uvicorn_worker.UvicornWorker"` in gunicorn.conf.py
+for example, and the service would not start.
+"""
+
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("deploy", "scripts", "src", "tests")
+# What releases before 0.5.0 installed, by what needs it.
+DROPPED = {
+    "orjson": r"^\s*(?:from|import)\s+orjson\b|\bORJSONResponse\b",
+    "uvicorn-worker": r"""^\s*(?:from|import)\s+uvicorn_worker\b|["']uvicorn_worker\.\w""",
+}
+# `from .serving.worker import x`, `"orders.serving.worker.Worker"`; the last name may be no module.
+IMPORT = r"^\s*from\s+(?:\.+|{package}\.)serving\.([\w.]+)\s+import\b"
+TEXT = r"""["']{package}\.serving\.([\w.]+)\.\w+["']"""
+
+
+def faults() -> Iterator[str]:
+    """A line for each module that is not there."""
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    declared = str(tomllib.loads(pyproject)).lower().replace("_", "-")
+    dropped = {name: use for name, use in DROPPED.items() if f"'{name}" not in declared}
+    for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")):
+        text, name = file.read_text(encoding="utf-8", errors="replace"), file.relative_to(ROOT)
+        if file == Path(__file__).resolve():
+            continue
+        for needed, use in dropped.items():
+            if re.search(use, text, re.MULTILINE):
+                yield f"{name}: it needs {needed}, which the template installed: uv add {needed}"
+        for serving in ROOT.glob("src/*/serving"):
+            for pattern in (IMPORT, TEXT):
+                uses = pattern.format(package=re.escape(serving.parent.name))
+                for module in sorted(set(re.findall(uses, text, re.MULTILINE))):
+                    if not exists(serving, module):
+                        yield f"{name}: serving.{module} {place(serving, module)}"
+
+
+def exists(serving: Path, module: str) -> bool:
+    """Whether a module or a package is there."""
+    path = serving.joinpath(*module.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def place(serving: Path, module: str) -> str:
+    """Where the module of that name is now."""
+    found = [*serving.rglob(f"{module.rpartition('.')[2]}.py")]
+    if len(found) != 1:
+        return "is not there any more"
+    return f"is serving.{'.'.join(found[0].relative_to(serving).with_suffix('').parts)} now"
+
+
+if __name__ == "__main__":
+    try:
+        found = list(faults())
+    except (FileNotFoundError, tomllib.TOMLDecodeError):  # no project, or in conflict
+        found = []
+    print("".join(f"{fault}\n" for fault in found), end="")
+    sys.exit(1 if found else 0)

@@ -1,0 +1,234 @@
+"""The gunicorn worker: its end with its master, its end at once, TLS."""
+
+import os
+import signal
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from ..harness.project import Project
+from ..harness.server import START_SECONDS, Server, free_port, launch
+from ..harness.wire import HOST, Wire
+from .test_metrics import wait_until, workers
+
+APPLICATION = """
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator
+
+from fastapi import WebSocket
+from fastapi.responses import StreamingResponse
+
+from {package}.app import create_app
+
+app = create_app()
+
+
+@app.get("/held")
+async def held() -> str:
+    released = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, released.set)
+    print("begun", flush=True)
+    await released.wait()
+    return "held"
+
+
+@app.get("/endless")
+async def endless() -> StreamingResponse:
+    async def stream() -> AsyncIterator[bytes]:
+        print("begun", flush=True)
+        yield b"begun"
+        await asyncio.Event().wait()
+
+    return StreamingResponse(stream())
+
+
+@app.get("/thread")
+def thread() -> None:
+    print("begun", flush=True)
+    threading.Event().wait()
+
+
+@app.get("/uncancelled")
+async def uncancelled() -> None:
+    print("begun", flush=True)
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+
+
+@app.get("/blocking")
+async def blocking() -> None:
+    print("begun", flush=True)
+    threading.Event().wait()
+
+
+@app.websocket("/socket")
+async def socket(socket: WebSocket) -> None:
+    await socket.accept()
+    async for _ in socket.iter_text():
+        pass
+"""
+
+# What waits for the budget waits longer than a test.
+CONFIGURATION = """
+exec(open("deploy/vm/gunicorn.conf.py").read())
+graceful_timeout = 3600
+timeout = 3600
+"""
+
+pytestmark = pytest.mark.parametrize("target", ["vm"], indirect=True, scope="session")
+
+
+@contextmanager
+def served(
+    project: Project, directory: Path, configuration: str = CONFIGURATION, workers: int = 1
+) -> Iterator[Server]:
+    """gunicorn with the application above; it has started or ended."""
+    (directory / "ending.py").write_text(APPLICATION.format(package=project.package))
+    (directory / "gunicorn.conf.py").write_text(configuration)
+    port = free_port()
+    env = {
+        "BIND": f"127.0.0.1:{port}",
+        "ENVIRONMENT": "production",
+        "METRICS_PORT": "0",
+        "PYTHONPATH": str(directory),
+        "WEB_CONCURRENCY": str(workers),
+    }
+    command = [project.program("gunicorn"), "--config", f"{directory}/gunicorn.conf.py"]
+    with launch(project, [*command, "ending:app"], directory / "log", port, env) as server:
+        wait_until(lambda: has_started(server) or server.process.poll() is not None, "started")
+        yield server
+
+
+def has_started(server: Server) -> bool:
+    return "Application startup complete" in server.log
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs: one that nothing has waited for has a directory, but no program."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except OSError:
+        return False
+
+
+# ── Its end ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_master_killed_ends_workers_after_their_requests(project: Project, tmp_path: Path) -> None:
+    with served(project, tmp_path) as server, Wire(server) as client:
+        (worker,) = workers(server)
+        client.send(b"GET /held HTTP/1.1\r\n", HOST, b"\r\n")
+        server.wait_for_log("begun")
+        with connect(f"ws://127.0.0.1:{server.port}/socket") as room:
+            server.process.kill()
+            server.process.wait()
+            with pytest.raises(ConnectionClosed) as closed:
+                room.recv(60)
+        os.kill(worker, signal.SIGUSR2)
+
+        assert client.answer().body == b'"held"'
+        wait_until(lambda: not lives(worker), "ended")
+        assert "Application shutdown complete" in server.log
+        assert closed.value.rcvd
+        assert closed.value.rcvd.code == 1012
+        assert "Bad file descriptor" not in server.log, "a socket was closed twice"
+
+
+@pytest.mark.parametrize("path", ["/endless", "/thread", "/uncancelled", "/blocking"])
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
+def test_sigquit_of_master_ends_it_at_once(
+    project: Project, tmp_path: Path, path: str, number: signal.Signals
+) -> None:
+    """With a request that never ends, of each kind; gunicorn would wait for an hour."""
+    with served(project, tmp_path) as server, Wire(server) as client:
+        client.send(f"GET {path} HTTP/1.1\r\n".encode(), HOST, b"\r\n")
+        server.wait_for_log("begun")
+        (worker,) = workers(server)
+
+        assert server.stop(number) == 0
+        assert not lives(worker)
+
+
+# ── TLS ───────────────────────────────────────────────────────────────────────────────────────
+
+WITH_TLS = f"""
+{CONFIGURATION}
+certfile = {{certificate!r}}
+keyfile = {{key!r}}
+"""
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The files of a certificate for localhost that is its own authority."""
+    directory = tmp_path_factory.mktemp("tls")
+    pem = {"certificate": str(directory / "cert.pem"), "key": str(directory / "key.pem")}
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    request += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    request += ["-keyout", pem["key"], "-out", pem["certificate"]]
+    subprocess.run(request, check=True, capture_output=True)
+    return pem
+
+
+def protocol(server: Server, context: ssl.SSLContext) -> str | None:
+    """The version of TLS of a request that is answered with 200."""
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        client.sendall(b"GET /health/live HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
+        assert client.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+        return client.version()
+
+
+def test_tls_settings_of_gunicorn_apply(
+    project: Project, tmp_path: Path, pem: dict[str, str]
+) -> None:
+    """The certificate, a demanded certificate of the client, the hook `ssl_context`."""
+    configuration = f"""
+{WITH_TLS.format(**pem)}
+import ssl
+cert_reqs = ssl.CERT_REQUIRED
+ca_certs = certfile
+
+
+def ssl_context(_, default):
+    context = default()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+"""
+    trusting = ssl.create_default_context(cafile=pem["certificate"])
+    known = ssl.create_default_context(cafile=pem["certificate"])
+    known.load_cert_chain(pem["certificate"], pem["key"])
+
+    with served(project, tmp_path, configuration) as server:
+        assert protocol(server, known) == "TLSv1.2"
+        with pytest.raises(ssl.SSLError):
+            protocol(server, trusting)
+
+
+def test_key_of_another_certificate_stops_the_start_with_a_line(
+    project: Project, tmp_path: Path, pem: dict[str, str]
+) -> None:
+    key = tmp_path / "key.pem"
+    subprocess.run(["openssl", "genrsa", "-out", key], check=True, capture_output=True)
+    configuration = WITH_TLS.format(certificate=pem["certificate"], key=str(key))
+
+    with served(project, tmp_path, configuration, workers=2) as server:
+        assert server.process.wait(START_SECONDS) == 3
+
+    told = [event for event in server.events if event["event"].startswith("TLS does not start")]
+    assert f"keyfile={key}, certfile={pem['certificate']}: " in told[0]["event"]
+    assert "Traceback" not in server.log
