@@ -442,11 +442,11 @@ def test_the_rest_is_what_the_overlay_says(render: Render) -> None:
     [
         ([], "deploy: it takes an environment and an image: staging NAME@sha256:…"),
         (["nowhere", DIGEST], "deploy: there is no environment nowhere"),
-        (["staging", "ledger:latest"], "deploy: ledger:latest names no digest: NAME@sha256:…"),
+        (["staging", "ledger:latest"], "deploy: ledger:latest has no digest: NAME@sha256:…"),
         (["staging", f"a\nb@{DIGEST}"], "deploy: a"),
         (["../base", DIGEST], "deploy: there is no environment ../base"),
         (["--force", "staging", DIGEST], "deploy: there is no option --force, only --dry-run,"),
-        (["local", DIGEST], f"deploy: {DIGEST} is no image of make local"),
+        (["local", DIGEST], f"deploy: {DIGEST} was not built by make local"),
         (["staging", DIGEST], "deploy: the cluster doesn't answer, or not to you: "),
     ],
 )

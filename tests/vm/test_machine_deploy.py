@@ -67,7 +67,10 @@ def assert_still_serves(service: Service, version: str, process: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--nonsense"], "deploy: --nonsense is no option: --host, --rollback and --dry-run are"),
+        (
+            ["--nonsense"],
+            "deploy: unknown option --nonsense: it takes --host, --rollback and --dry-run",
+        ),
         (["--host"], "deploy: --host takes the name of a host"),
         (["--rollback"], "deploy: there is no previous release"),
     ],
@@ -106,7 +109,8 @@ def test_a_port_80_that_is_taken_is_one_line(other: Service) -> None:
     status, lines = other.deploy(check=False)
 
     assert status == 1
-    assert re.fullmatch(r"deploy: port 80 is taken by another than nginx: .*python3.*", lines[-1])
+    taken = r"deploy: port 80 is taken by a process other than nginx: .*python3.*"
+    assert re.fullmatch(taken, lines[-1])
 
 
 def test_a_host_that_lacks_its_tools_gets_them_first(other: Service) -> None:
@@ -360,7 +364,7 @@ def test_addresses_that_are_not_allowed_are_not_reached(serving: Serving) -> Non
     assert (status, lines) == (
         1,
         [
-            "deploy: deploy/vm/systemd/rights.conf: IPAddressAllow= refuses nothing without"
+            "deploy: deploy/vm/systemd/rights.conf: IPAddressAllow= has no effect without"
             " IPAddressDeny=any"
         ],
     )

@@ -1,6 +1,6 @@
-"""The log: one event a line, as JSON in staging and production, as text in development.
+"""The log: one line per event, as JSON in staging and production, as text in development.
 
-All lines go through `logging`; the access log writes its own.
+All lines go through `logging`, except those of the access log.
 """
 
 import logging
@@ -23,9 +23,9 @@ from ..process.shared import OUTPUT_LOCK
 from ..settings import Environment, ServingSettings
 from .masking import Mask
 
-# Linux writes up to this many bytes to a pipe at once.
+# Linux writes up to this many bytes to a pipe atomically.
 PIPE_BUF = 4096
-# What a record has by itself; the rest was given as `extra`.
+# Attributes that every record has; the others were passed as `extra`.
 RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
 # Modules of uvicorn and websockets that implement the protocol.
 HANDSHAKE = re.compile(r"[/\\]websockets[/\\]")
@@ -35,7 +35,7 @@ PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 
 
 def configure(settings: ServingSettings) -> "Log":
-    """Send every line of this process to standard output, and none twice."""
+    """Send every line of this process to standard output, once."""
     render = as_text if settings.environment is Environment.DEVELOPMENT else as_json
     log = Log(render, Mask(settings.log_masked, secret_files.secrets(settings)))
     log.setLevel(settings.log_level.upper())
@@ -48,7 +48,7 @@ def configure(settings: ServingSettings) -> "Log":
     if settings.environment is not Environment.DEVELOPMENT and hook in EXCEPTION_HOOKS:
         sys.excepthook = partial(write_exception, log.mask)
     take_over("uvicorn", "uvicorn.error")
-    # Requests and WebSockets have lines of their own, without the query.
+    # The access log has a line for each handshake, without the query string.
     logging.getLogger("uvicorn.error").addFilter(is_not_handshake)
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
@@ -59,16 +59,16 @@ def configure(settings: ServingSettings) -> "Log":
 def write_exception(
     mask: Mask, kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Write what ends the process, a failed import say, to standard error; text is masked."""
+    """Write an uncaught exception, such as a failed import, to standard error, masked."""
     sys.stderr.write(mask.text("".join(traceback.format_exception(kind, error, trace))))
 
 
-# Python's own, and this one with the settings of another application.
+# Python's own, and this one with the mask of another application.
 EXCEPTION_HOOKS = (sys.__excepthook__, write_exception)
 
 
 def take_over(*names: str) -> None:
-    """Let the root logger write what these loggers say, however they were configured."""
+    """Let the root logger write the records of these loggers, however they were configured."""
     for name in names:
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -83,7 +83,7 @@ def writes_to_console(handler: logging.Handler) -> bool:
 
 
 def is_wanted(record: logging.LogRecord) -> bool:
-    """Drop what a library says below a warning, unless one of its loggers was given a level."""
+    """Drop records of libraries below WARNING, unless one of their loggers has a level."""
     if record.levelno >= logging.WARNING or "site-packages" not in record.pathname:
         return True
     if record.pathname.startswith(PACKAGE):
@@ -97,7 +97,7 @@ def is_wanted(record: logging.LogRecord) -> bool:
 
 
 def is_not_handshake(record: logging.LogRecord) -> bool:
-    """Drop what uvicorn and websockets say of each handshake: the access log has a line."""
+    """Drop records of uvicorn and websockets on handshakes: the access log has a line."""
     return record.levelno >= logging.WARNING or not HANDSHAKE.search(record.pathname)
 
 
@@ -111,7 +111,7 @@ class Log(logging.Handler):
         self.output = 1  # the file descriptor of standard output
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record at once; `extra` and text are masked."""
+        """Write a record immediately; `extra` and message are masked."""
         try:
             line = self.render(self._fields(record))
             with OUTPUT_LOCK:
@@ -120,7 +120,7 @@ class Log(logging.Handler):
             self.handleError(record)
 
     def write(self, lines: Iterable[bytes]) -> None:
-        """Write lines that hold nothing to be masked, with few system calls."""
+        """Write lines that need no masking, with few system calls."""
         part = b""
         self.acquire()
         try:
@@ -135,7 +135,7 @@ class Log(logging.Handler):
             self.release()
 
     def renderer(self, common: dict[str, Any]) -> Callable[[datetime, dict[str, Any]], bytes]:
-        """Return a function that renders events which have the fields `common` alike.
+        """Return a function that renders events that share the fields `common`.
 
         It takes the time of an event and its other fields.
         """
@@ -167,24 +167,24 @@ class Log(logging.Handler):
 
 
 def write_all(output: int, data: bytes) -> None:
-    """Write all of the data to a file descriptor; a signal or a full disk may cut a write."""
+    """Write all data to a file descriptor; a signal or a full disk may shorten a write."""
     while data:
         data = data[os.write(output, data) :]
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values as JSON has them, so that the mask sees what models and bytes hold."""
+    """Return values as JSON types, so that the mask also applies inside models and bytes."""
     try:
         return {str(n): to_jsonable_python(v, fallback=str) for n, v in values.items()}
-    except ValueError:  # a circle, bytes that are no text
+    except ValueError:  # a reference cycle, or bytes that are not UTF-8
         return values
 
 
 def as_json(event: dict[str, Any]) -> bytes:
-    """Return a line of JSON, whatever the event holds."""
+    """Return a line of JSON, whatever the event contains."""
     try:
         return to_json(event, fallback=str, inf_nan_mode="strings") + b"\n"
-    except ValueError:  # a lone surrogate, a circle
+    except ValueError:  # a lone surrogate, or a reference cycle
         plain = {name: ascii(value) for name, value in event.items()}
         return to_json(plain | {"timestamp": event["timestamp"]}) + b"\n"
 

@@ -10,9 +10,9 @@ UNMATCHED = "unmatched"
 
 
 def route_template(app: FastAPI, scope: Scope) -> str:
-    """Return the path such as `/orders/{id}`, mounts included; "unmatched" for no route.
+    """Return a path such as `/orders/{id}`, mounts included, or "unmatched".
 
-    Its values are bounded by what the application declares, whatever paths clients send.
+    The number of values is bounded by the declared routes, whatever paths clients request.
     """
     context = scope.get("fastapi", {}).get("effective_route_context")
     route = context or scope.get("route")
@@ -24,7 +24,7 @@ def route_template(app: FastAPI, scope: Scope) -> str:
         return str(getattr(route, "path_format", UNMATCHED))
     prefix, routes = mount_template(app.routes, below)
     route = route or find_route(routes, scope)
-    if isinstance(route, Mount):  # the mounted application has answered by itself
+    if isinstance(route, Mount):  # handled inside the mounted application
         return prefix + "/{path}"
     return prefix + str(getattr(route, "path_format", "/{path}"))
 
@@ -40,7 +40,7 @@ def mount_template(routes: Sequence[BaseRoute], path: str) -> tuple[str, Sequenc
 
 
 def find_route(routes: Sequence[BaseRoute], scope: Scope) -> Route | WebSocketRoute | None:
-    """Return the route of Starlette that has answered; its scope names the endpoint only."""
+    """Return the Starlette route of a request, whose scope has only the endpoint."""
     endpoint = scope.get("endpoint")
     for route in routes if endpoint else ():
         if isinstance(route, Route | WebSocketRoute) and route.endpoint is endpoint:

@@ -16,14 +16,14 @@ from uvicorn import Config, Server
 from ..lifecycle.drain import DRAIN_SECONDS
 from ..observability import logs
 
-# Left to the lifespan's clean-up before gunicorn kills the worker.
+# Reserved for the lifespan's clean-up, before gunicorn kills the worker.
 CLEANUP_SECONDS = 5
-# How often the worker tells the master that its event loop runs, and looks for the master.
+# How often the worker reports to the master, and checks that the master is alive.
 HEARTBEAT_SECONDS = 1
 # Of gunicorn's TLS settings, those that uvicorn has under the same name.
 TLS = ("keyfile", "certfile", "cert_reqs", "ca_certs", "ciphers")
 
-# Made before the fork: all workers share it.
+# Created before the fork: all workers share it.
 _first_to_fail = multiprocessing.get_context("fork").Semaphore(1)
 
 
@@ -31,18 +31,18 @@ class ServingLogger(Logger):
     """gunicorn's own lines are written by the root logger, like all others."""
 
     def setup(self, cfg: Configuration) -> None:
-        """Also on a reload, which sets gunicorn's handlers up again."""
+        """Runs also on a reload, which sets up gunicorn's handlers again."""
         super().setup(cfg)  # type: ignore[no-untyped-call]
         logs.take_over("gunicorn.error")
 
 
 class ServingWorker(Worker):
-    """Finishes its requests within gunicorn's `graceful_timeout`, then runs the lifespan's end."""
+    """Finishes its requests within gunicorn's `graceful_timeout`, then ends the lifespan."""
 
     server: Server
 
     def init_signals(self) -> None:
-        """Leave SIGTERM and SIGINT to uvicorn; what is left of gunicorn's is SIGUSR1."""
+        """Leave SIGTERM and SIGINT to uvicorn; of gunicorn's handlers only SIGUSR1 stays."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGUSR1, self.handle_usr1)
@@ -51,7 +51,7 @@ class ServingWorker(Worker):
     def run(self) -> None:
         """Serve until told to stop; a failed start stops the master as well.
 
-        gunicorn halts on one worker that can't boot, but on the second it ends in a traceback.
+        gunicorn halts when one worker fails to boot, but a second one causes a traceback.
         """
         self.server = Server(self._config())
         try:
@@ -70,7 +70,7 @@ class ServingWorker(Worker):
             tls = {f"ssl_{name}": self.cfg.ssl_options[name] for name in TLS}
         return Config(
             self.wsgi,
-            loop="uvloop",  # "auto" falls back to asyncio and h11 in silence
+            loop="uvloop",  # "auto" falls back to asyncio and h11 silently
             http="httptools",
             log_config=None,
             server_header=False,
@@ -93,7 +93,7 @@ class ServingWorker(Worker):
 
     async def _beat(self) -> None:
         self.notify()  # type: ignore[no-untyped-call]
-        if os.getppid() != self.ppid:  # no master replaces or stops it any more
+        if os.getppid() != self.ppid:  # the master is gone
             self.server.should_exit = True
 
     def _end_at_once(self) -> None:
