@@ -87,9 +87,9 @@ def test_each_sentence_quotes_its_figures(results: dict[str, Figures]) -> None:
         "docs/explanation/shutdown.md": [f"{lost} | {none}"],
         "docs/kubernetes.md": [f"{lost} requests"],
         "docs/explanation/compression.md": [
-            f"({nginx['cpu_ms']:.1f} ms a response, by the service {gzip['cpu_ms']:.1f})",
-            f"took {nginx['p50_ms']:.0f} ms in the median behind nginx' gzip,"
-            f" {gzip['p50_ms']:.1f} ms with the service's gzip, {zstd['p50_ms']:.1f} ms",
+            f"({nginx['cpu_ms']:.1f} ms per response, in the service {gzip['cpu_ms']:.1f})",
+            f"was {nginx['p50_ms']:.0f} ms behind nginx's gzip, {gzip['p50_ms']:.1f} ms with the"
+            f" service's gzip and {zstd['p50_ms']:.1f} ms with its zstd",
         ],
         "docs/vm.md": [
             f"{four['as rendered']:.0f} MiB",
