@@ -31,7 +31,7 @@ every_target = pytest.mark.parametrize("target", TARGETS)
 
 @every_target
 @pytest.mark.parametrize("traces", [False, True])
-def test_without_a_database_there_is_no_file_and_no_word_of_one(
+def test_render_without_a_database_has_no_file_or_term_of_one(
     render: Render, target: str, traces: bool
 ) -> None:
     found = {
@@ -47,7 +47,7 @@ def test_without_a_database_there_is_no_file_and_no_word_of_one(
 
 
 @every_target
-def test_with_a_database_there_is_each_of_these_words(render: Render, target: str) -> None:
+def test_render_with_a_database_has_each_of_these_terms(render: Render, target: str) -> None:
     project = render(deployment=target, database="postgresql")
 
     everything = "\n".join(text for name, text in tree(project).items() if name not in ANSWERS)
@@ -56,7 +56,7 @@ def test_with_a_database_there_is_each_of_these_words(render: Render, target: st
 
 @every_target
 @pytest.mark.parametrize("ci", ["github", "gitlab"])
-def test_with_a_database_there_is_no_word_of_the_other_target_and_no_scar(
+def test_render_with_a_database_has_no_term_of_the_other_target_or_trace(
     render: Render, target: str, ci: str
 ) -> None:
     project = render(
@@ -154,7 +154,7 @@ def test_both_policies_reach_the_database_that_an_overlay_names_and_nothing_else
 
 
 @pytest.mark.parametrize("database", ["none", "postgresql"])
-def test_with_traces_the_policy_lets_them_out(render: Render, database: str) -> None:
+def test_policy_allows_traces_to_the_collector(render: Render, database: str) -> None:
     def ports(traces: bool) -> set[int]:
         project = render(deployment="kubernetes", database=database, traces=traces)
         policy, *_ = of_kind("NetworkPolicy", overlay(project, "production"))

@@ -170,7 +170,9 @@ def test_a_smoke_run_says_so(results: dict[str, Figures]) -> None:
         assert all(("not to be quoted" in text) == quick for text in told)
 
 
-def test_what_peers_were_seen_to_do_can_be_seen(results: dict[str, Figures]) -> None:
+def test_features_are_detected_in_the_template_and_none_in_bare(
+    results: dict[str, Figures],
+) -> None:
     """By the same eyes: nothing of the bare application, all of what is rendered."""
     does = {row["name"]: row["does"] for row in results["peers"]["figures"]["rows"]}
 
@@ -202,14 +204,14 @@ def test_the_codings_in_bold_are_those_of_the_service() -> None:
 @pytest.mark.parametrize(
     ("p99", "milliseconds"), [("823.00us", 0.823), ("13.70ms", 13.7), ("1.21s", 1210)]
 )
-def test_wrk_is_read(p99: str, milliseconds: float) -> None:
+def test_output_of_wrk_is_parsed(p99: str, milliseconds: float) -> None:
     read = meter.read(WRK.format(p99=p99, errors=""))
 
     assert (read.answered, read.per_second) == (36512, 12170.13)
     assert read.p99 == pytest.approx(milliseconds)
 
 
-def test_errors_are_no_answers() -> None:
+def test_errors_do_not_count_as_responses() -> None:
     with pytest.raises(AssertionError, match="Non-2xx"):
         meter.read(WRK.format(p99="1.00ms", errors="  Non-2xx or 3xx responses: 9\n"))
 

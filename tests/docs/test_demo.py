@@ -110,7 +110,7 @@ def test_a_server_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     assert nothing_is_left_in(tmp_path)
 
 
-def test_dependencies_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
+def test_unavailable_dependencies_are_one_line(tmp_path: Path) -> None:
     demo = start_demo(tmp_path / "demo", UV_OFFLINE="1", UV_CACHE_DIR=str(tmp_path / "empty"))
     _, err = demo.communicate(timeout=60)
 

@@ -83,7 +83,7 @@ def test_every_command_is_run_or_says_why_not(page: Path) -> None:
 
 
 @every_page
-def test_no_link_leads_nowhere(page: Path) -> None:
+def test_links_of_pages_exist(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
 
     assert [link for link in links if not (page.parent / link).exists()] == []
@@ -94,7 +94,7 @@ PROGRAMS = {"copier", "docker", "git", "kubectl", "make", "ssh", "uv"}
 
 
 @pytest.mark.parametrize("page", ["create.md", *(f"tutorials/{name}" for name in FOLLOWED_TOO[:2])])
-def test_what_its_commands_take_is_named_first(page: str) -> None:
+def test_required_programs_are_listed_first(page: str) -> None:
     text = (DOCS / page).read_text()
     (needs,) = re.findall(r"^You need .+?\n\n", text, re.MULTILINE | re.DOTALL)
     scripts = "".join(block.text for block in commands(text))
@@ -121,7 +121,9 @@ def test_what_its_commands_take_is_named_first(page: str) -> None:
         ("<!-- not run: never -->\n```bash\ntrue\n```\n", "nothing to do"),
     ],
 )
-def test_a_page_that_does_not_hold_is_caught(tmp_path: Path, page: str, complaint: str) -> None:
+def test_page_with_a_wrong_command_or_output_fails(
+    tmp_path: Path, page: str, complaint: str
+) -> None:
     with pytest.raises(AssertionError, match=complaint):
         follow(page, Project(tmp_path, environment={"HOME": str(tmp_path)}))
 
@@ -137,7 +139,7 @@ def test_a_page_that_does_not_hold_is_caught(tmp_path: Path, page: str, complain
         ("<!-- not run: -->\n```bash\nls\n```\n", "this note mean: not run:"),
     ],
 )
-def test_commands_that_might_be_overlooked_are_caught(page: str, complaint: str) -> None:
+def test_unmarked_commands_are_reported(page: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         commands(page)
 

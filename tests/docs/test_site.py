@@ -91,7 +91,7 @@ def navigation(entry: object) -> Iterator[str]:
                 yield from navigation(inner)
 
 
-def test_no_link_leads_nowhere_and_nothing_comes_from_elsewhere(site: Path) -> None:
+def test_site_has_no_broken_link_and_no_external_resource(site: Path) -> None:
     assert len(pages(site)) > 20
     assert list(broken(site)) == []
     assert list(foreign(site)) == []
@@ -118,7 +118,7 @@ def test_next_leads_from_the_first_page_to_the_last(site: Path) -> None:
 
 
 @pytest.mark.parametrize("news", ["[away](nowhere.md)", "[away](create.md#nowhere)"])
-def test_the_builder_takes_no_link_that_leads_nowhere(own_template: Path, news: str) -> None:
+def test_builder_fails_for_a_broken_link(own_template: Path, news: str) -> None:
     with (own_template / "docs/index.md").open("a") as page:
         page.write(f"\n{news}\n")
 
@@ -134,14 +134,16 @@ def test_the_builder_takes_no_link_that_leads_nowhere(own_template: Path, news: 
         ("![away](nowhere.svg)", "nowhere.svg"),
     ],
 )
-def test_what_the_builder_overlooks_is_caught(own_template: Path, news: str, said: str) -> None:
+def test_broken_links_that_the_builder_accepts_are_reported(
+    own_template: Path, news: str, said: str
+) -> None:
     with (own_template / "docs/index.md").open("a") as page:
         page.write(f"\n{news}\n")
 
     assert any(one.endswith(said) for one in broken(build(own_template)))
 
 
-def test_what_comes_from_elsewhere_is_caught(own_template: Path) -> None:
+def test_external_resources_are_reported(own_template: Path) -> None:
     with (own_template / "docs/index.md").open("a") as page:
         page.write('\n<script src="https://cdn.example/x.js"></script>\n')
 

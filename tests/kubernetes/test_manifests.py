@@ -95,7 +95,7 @@ def test_kubernetes_knows_every_field(manifests: list[Manifest], version: str) -
         assert validate(manifest, version, strict=True) == version
 
 
-def test_the_supported_kubernetes_is_named_to_whoever_deploys(kubernetes: Project) -> None:
+def test_readme_names_the_supported_kubernetes_versions(kubernetes: Project) -> None:
     readme = " ".join((kubernetes.path / "deploy/README.md").read_text().split())
 
     assert f"Kubernetes {KUBERNETES[0]} to {KUBERNETES[1]}" in readme

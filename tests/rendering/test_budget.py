@@ -38,7 +38,7 @@ def seconds_of(text: str, pattern: str) -> int:
 
 @pytest.mark.parametrize("balancer", [5, 60])
 @each_budget
-def test_a_pod_may_live_as_long_as_its_shutdown_takes(
+def test_grace_period_of_a_pod_covers_its_shutdown(
     render: Render, seconds: int, balancer: int
 ) -> None:
     project = render(
@@ -67,7 +67,7 @@ def test_a_pod_may_live_as_long_as_its_shutdown_takes(
 
 @only_on_vm
 @each_budget
-def test_a_host_waits_as_long_as_the_shutdown_takes(
+def test_timeouts_of_a_host_cover_the_shutdown(
     render: Render, project: Project, seconds: int
 ) -> None:
     """gunicorn's options are those that gunicorn itself prints, with the other project's venv."""

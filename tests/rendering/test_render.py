@@ -94,7 +94,9 @@ def test_ci_and_updates_bring_their_own_files_alone(
 
 @every_ci
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_word_of_the_other_target(render: Render, target: str, answers: dict[str, str]) -> None:
+def test_render_has_no_term_of_the_other_target(
+    render: Render, target: str, answers: dict[str, str]
+) -> None:
     words = re.compile(FOREIGN_WORDS[target], re.IGNORECASE)
     found = {
         f"{name}: {match[0]}"
@@ -106,7 +108,7 @@ def test_no_word_of_the_other_target(render: Render, target: str, answers: dict[
     assert found == set()
 
 
-def test_each_target_does_hold_the_words_that_the_other_must_not(render: Render) -> None:
+def test_terms_of_a_target_occur_in_its_render(render: Render) -> None:
     """The word lists above are those of real files."""
     for target, other in (("kubernetes", "vm"), ("vm", "kubernetes")):
         everything = "\n".join(texts(render(deployment=target)).values())
@@ -127,7 +129,9 @@ def scar(name: Path, text: str) -> str | None:
 
 @every_ci
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_scar_of_the_template(render: Render, target: str, answers: dict[str, str]) -> None:
+def test_render_has_no_trace_of_the_template(
+    render: Render, target: str, answers: dict[str, str]
+) -> None:
     rendered = texts(render(deployment=target, **answers))
 
     assert {name: found for name, text in rendered.items() if (found := scar(name, text))} == {}
@@ -151,7 +155,7 @@ SUMMARY = '  summary: "{{ $labels.job }} {{ $value | humanizePercentage }}"\n'
         ("ci.yml", "run: ${{ github.ref }}\n", None),
     ],
 )
-def test_what_is_a_scar(name: str, text: str, found: str | None) -> None:
+def test_traces_of_the_template_are_found(name: str, text: str, found: str | None) -> None:
     assert scar(Path(name), text) == found
 
 
@@ -223,7 +227,7 @@ def test_copies_without_trust_identity_or_network(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_only_questions_are_stored(render: Render, target: str) -> None:
+def test_answers_file_has_no_computed_value(render: Render, target: str) -> None:
     """A computed value in the answers file would be frozen there."""
     assert render(deployment=target).answers.keys() == {
         "_commit",
@@ -248,7 +252,9 @@ def test_only_questions_are_stored(render: Render, target: str) -> None:
     }
 
 
-def test_an_answer_that_nobody_asks_for_is_refused_here(template: Path, tmp_path: Path) -> None:
+def test_answer_to_an_unknown_question_is_an_error_in_the_harness(
+    template: Path, tmp_path: Path
+) -> None:
     """Copier takes `deplyo=vm` without a word; these tests must not."""
     with pytest.raises(KeyError, match="deplyo"):
         render_with(template, tmp_path / "shop", {"deplyo": "vm"})

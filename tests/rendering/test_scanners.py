@@ -99,7 +99,7 @@ def test_checkov_finds_nothing(found: dict[str, Findings]) -> None:
     }
 
 
-def test_checkov_does_find_something(found: dict[str, Findings]) -> None:
+def test_checkov_reports_worse_files(found: dict[str, Findings]) -> None:
     worse = {name: findings for name, findings in found.items() if name.startswith("worse/")}
 
     assert len(worse) == 5
@@ -118,7 +118,7 @@ def test_hadolint_finds_nothing(render: Render, target: str) -> None:
     assert hadolint((render(deployment=target).path / "Dockerfile").read_text()) == ""
 
 
-def test_hadolint_does_find_something(render: Render, target: str) -> None:
+def test_hadolint_reports_a_worse_dockerfile(render: Render, target: str) -> None:
     dockerfile = (render(deployment=target).path / "Dockerfile").read_text()
 
     assert "DL3006" in hadolint(dockerfile.replace("-slim-trixie\n", "\n").replace(":3.14", ""))
@@ -135,7 +135,7 @@ def test_shellcheck_finds_nothing(render: Render) -> None:
     assert shellcheck((render(deployment="vm").path / "deploy/vm/deploy").read_text()) == ""
 
 
-def test_shellcheck_does_find_something(render: Render) -> None:
+def test_shellcheck_reports_a_worse_script(render: Render) -> None:
     script = (render(deployment="vm").path / "deploy/vm/deploy").read_text()
 
     assert "SC2086" in shellcheck(script.replace('"$host"', "$host"))

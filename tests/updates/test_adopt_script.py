@@ -150,7 +150,7 @@ text = open("data/terms.txt").read()
     assert done.stdout == "fair fastapi.param_functions\n"
 
 
-def test_settings_of_the_team_stay_its_own(grow: Grow, python: str) -> None:
+def test_settings_of_the_team_are_kept(grow: Grow, python: str) -> None:
     settings = (
         "from pydantic_settings import BaseSettings\n\n"
         "class Settings(BaseSettings):\n    log_level: int = 10\n"
@@ -169,7 +169,7 @@ def test_settings_of_the_team_stay_its_own(grow: Grow, python: str) -> None:
     project.run(python, "-c", "import app.app", env={"PYTHONPATH": "src"})
 
 
-def test_a_prefix_is_no_collision(grow: Grow) -> None:
+def test_prefixed_setting_does_not_collide(grow: Grow) -> None:
     config = (
         "class Settings(BaseSettings):\n"
         "    model_config = SettingsConfigDict(env_prefix='SHOP_')\n"
@@ -274,7 +274,7 @@ def test_files_of_both_are_joined_kept_or_named(grow: Grow) -> None:
     assert "example" not in locustfile
 
 
-def test_what_is_left_to_look_at_is_named(grow: Grow) -> None:
+def test_remaining_steps_are_listed(grow: Grow) -> None:
     main = f"import pathlib\n{MAIN}\nROOT = pathlib.Path(__file__).resolve().parent.parent\n"
     files = {
         "app/main.py": main,
@@ -363,7 +363,7 @@ def test_before_a_copy_and_after_its_commit_it_refuses(grow: Grow, tmp_path: Pat
         ("[project]\nname = 'x'\nversion = '1'\n", ("sqlalchemy",), "sqlalchemy: not required"),
     ],
 )
-def test_what_cannot_be_raised_is_one_line(
+def test_invalid_raise_is_one_line(
     tmp_path: Path, text: str | None, names: tuple[str, ...], line: str
 ) -> None:
     if text:
@@ -375,7 +375,7 @@ def test_what_cannot_be_raised_is_one_line(
     assert line in done.stdout
 
 
-def test_a_requirement_that_holds_others_back_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_failed_lock_leaves_pyproject_unchanged(tmp_path: Path) -> None:
     text = "[project]\nname = 'x'\nversion = '1'\nrequires-python = '>=3.11'\n"
     text += "dependencies = ['fastapi==0.115.0', 'starlette-context', 'sqlalchemy==999']\n"
     (tmp_path / "pyproject.toml").write_text(text)

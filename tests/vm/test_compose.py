@@ -110,7 +110,7 @@ def test_answers_through_nginx(stack: Stack) -> None:
     stack.wait_until_healthy("app")
 
 
-def test_the_client_is_who_it_is_and_not_who_it_says(stack: Stack) -> None:
+def test_client_address_cannot_be_forged(stack: Stack) -> None:
     forged = {"X-Forwarded-For": FORGED, "Forwarded": f"for={FORGED}"}
 
     stack.ask("/large-response?size_kb=1", source="127.0.0.7", headers=forged)
@@ -119,7 +119,7 @@ def test_the_client_is_who_it_is_and_not_who_it_says(stack: Stack) -> None:
     assert FORGED not in stack.container("app").logs()
 
 
-def test_prometheus_scrapes_it_on_the_host_and_nobody_through_nginx(stack: Stack) -> None:
+def test_metrics_are_reachable_on_the_host_and_not_through_nginx(stack: Stack) -> None:
     metrics = stack.ask("/metrics", port=9090)
 
     assert b"http_request_duration_seconds_count" in metrics.body
@@ -156,7 +156,7 @@ def test_a_thread_from_before_the_fork_stops_a_start_in_it(service: Project, sta
     assert "before the fork of the workers: thread Thread-1: open it in" in ended.stderr
 
 
-def test_what_nginx_says_by_itself_is_a_problem_too(stack: Stack) -> None:
+def test_nginx_errors_are_problems(stack: Stack) -> None:
     large = stack.ask("/health/live", method="POST", body=b"x" * (2**20 + 1))
     stack.compose("stop", "app")
     gone = stack.ask("/health/live")

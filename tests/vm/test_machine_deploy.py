@@ -75,7 +75,7 @@ def assert_still_serves(service: Service, version: str, process: str) -> None:
         (["--rollback"], "deploy: there is no previous release"),
     ],
 )
-def test_what_it_can_not_do_is_one_line(bare: Service, options: list[str], said: str) -> None:
+def test_invalid_call_of_deploy_is_one_line(bare: Service, options: list[str], said: str) -> None:
     before = files(bare.machine)
 
     status, lines = bare.deploy(*options, check=False)
@@ -84,7 +84,7 @@ def test_what_it_can_not_do_is_one_line(bare: Service, options: list[str], said:
     assert files(bare.machine) == before
 
 
-def test_without_a_lock_file_or_root_it_says_so(bare: Service) -> None:
+def test_missing_lock_file_or_root_is_one_line(bare: Service) -> None:
     script = f"{bare.path}/deploy/vm/deploy"
     copy = "cp -r /root/checkout /srv/checkout && cd /srv/checkout && "
     nobody = bare.machine.run(

@@ -139,7 +139,7 @@ def test_challenge_of_certificate_is_served_whole(site: Service) -> None:
     assert (told.status, told.body) == (200, "token")
 
 
-def test_with_no_service_it_says_so(site: Service) -> None:
+def test_stopped_service_is_a_502_problem(site: Service) -> None:
     site.machine.run("systemctl", "stop", site.unit, f"{site.slug}.socket")
     told = answer(site, "/version")
     site.machine.run("systemctl", "start", site.unit)
@@ -175,7 +175,7 @@ def downloaded(service: Service, path: str, accepted: str) -> tuple[int, list[st
     return int(size), re.findall(r"^content-encoding: (\S+)", head, re.I | re.M)
 
 
-def test_nobody_can_forge_an_address_or_a_request_id(site: Service) -> None:
+def test_client_address_and_request_id_cannot_be_forged(site: Service) -> None:
     before = len(site.machine.journal(site.unit))
     forged = {
         "X-Forwarded-For": FORGED,

@@ -42,7 +42,7 @@ def test_a_restart_loses_no_request(installed: Service, repeat: int) -> None:
 
 
 @REPEATS
-def test_a_dead_worker_takes_with_it_no_more_than_it_held(installed: Service, repeat: int) -> None:
+def test_killed_worker_loses_only_its_requests_in_flight(installed: Service, repeat: int) -> None:
     victim = installed.workers[0]
 
     def kill() -> None:
@@ -73,7 +73,7 @@ def test_systemd_replaces_a_dead_master_and_requests_wait_for_it(installed: Serv
     assert tally.refused == 0
 
 
-def test_the_journal_may_go_away_and_come_back(installed: Service) -> None:
+def test_service_survives_a_restart_of_journald(installed: Service) -> None:
     """It dies, it is replaced, and it is out of service for a while."""
     machine = installed.machine
 
@@ -98,7 +98,7 @@ def stingy(installed: Service) -> Iterator[Service]:
     machine.run("systemctl", "restart", "systemd-journald")
 
 
-def test_each_request_is_a_line_however_many_there_are(stingy: Service) -> None:
+def test_journal_has_one_line_for_each_request_under_load(stingy: Service) -> None:
     tally = stingy.under_load(lambda: None, requests=5_000, paths=("/hold?seconds=0",))
 
     lines = [line for line in stingy.machine.journal(stingy.unit) if '"route":"/hold"' in line]

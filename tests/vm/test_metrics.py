@@ -171,7 +171,7 @@ def files(directory: Path) -> list[str]:
 
 
 @of_vm
-def test_46_workers_that_were_recycled_leave_20_files_and_exact_counts(
+def test_46_recycled_workers_leave_20_files_and_exact_counts(
     project: Project, tmp_path: Path
 ) -> None:
     kept = tmp_path / "metrics"
@@ -199,7 +199,7 @@ def test_46_workers_that_were_recycled_leave_20_files_and_exact_counts(
 
 
 @of_vm
-def test_the_gauges_of_a_dead_worker_go_and_its_counts_stay(
+def test_dead_worker_loses_its_gauges_and_keeps_its_counts(
     project: Project, tmp_path: Path
 ) -> None:
     with served(project, tmp_path, workers=3) as server:
@@ -222,7 +222,7 @@ def test_the_gauges_of_a_dead_worker_go_and_its_counts_stay(
 
 
 @of_vm
-def test_a_directory_that_was_given_is_emptied_of_its_files_and_stays(
+def test_configured_directory_is_cleared_of_metric_files_only(
     project: Project, tmp_path: Path
 ) -> None:
     given = tmp_path / "given"
@@ -241,7 +241,7 @@ def test_a_directory_that_was_given_is_emptied_of_its_files_and_stays(
 
 
 @of_vm
-def test_a_check_of_the_configuration_leaves_the_files_of_a_service_that_runs(
+def test_configuration_check_keeps_the_files_of_a_running_service(
     project: Project, tmp_path: Path
 ) -> None:
     """What systemd runs before a reload, in the same environment."""
@@ -262,7 +262,7 @@ def test_a_check_of_the_configuration_leaves_the_files_of_a_service_that_runs(
 
 @of_vm
 @pytest.mark.parametrize("kind", ["missing", "a file"])
-def test_a_directory_that_is_none_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
+def test_missing_metrics_directory_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
     given = tmp_path / "given"
     if kind == "a file":
         given.write_text("")
@@ -295,7 +295,7 @@ def asked_for_all(server: Server) -> set[int]:
 
 
 @of_vm
-def test_a_disk_that_fills_up_costs_metrics_and_no_worker(
+def test_disk_that_fills_up_loses_metrics_but_no_worker(
     project: Project, tmp_path: Path, small: Path
 ) -> None:
     with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(small)}) as server:
@@ -313,7 +313,7 @@ def test_a_disk_that_fills_up_costs_metrics_and_no_worker(
 
 
 @of_vm
-def test_a_disk_that_is_full_at_the_start_costs_metrics_and_no_worker(
+def test_full_disk_at_start_loses_metrics_but_no_worker(
     project: Project, tmp_path: Path, small: Path
 ) -> None:
     (small / "filler").write_bytes(bytes(12 * 2**16))
