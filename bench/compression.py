@@ -254,13 +254,13 @@ def behind_nginx(
     ]
     env = {"BIND": f"unix:{socket}", "METRICS_PORT": "0", "ENVIRONMENT": "production"}
     env |= {"FORWARDED_ALLOW_IPS": "*", "WEB_CONCURRENCY": "1"}
-    if edits:  # whoever is in front asks the service for nothing
+    if edits:  # a server in front must not request compressed responses
         site = site.replace(
             "# Keep-alive", 'proxy_set_header Accept-Encoding "";\n        # Keep-alive'
         )
     with launch(project, command, directory / "gunicorn.log", 0, env) as gunicorn:
         meter.wait_until_listening(gunicorn, socket)
-        for path in (socket, directory.parent):  # nginx is somebody else
+        for path in (socket, directory.parent):  # nginx runs as another user
             path.chmod(0o777)
         with host.nginx(project, site, directory) as nginx:
             yield nginx, gunicorn

@@ -59,7 +59,7 @@ async def ready() -> None:
 
 @app.get("/client")
 async def client(request: Request) -> str:
-    return request.client.host if request.client else "nobody"
+    return request.client.host if request.client else "none"
 
 
 @app.get("/endless")

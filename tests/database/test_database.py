@@ -1,4 +1,4 @@
-"""A service with PostgreSQL under its real server: transactions, pool, faults of the server."""
+"""A service with PostgreSQL under its real server: transactions, pool, failures."""
 
 import http.client
 import re

@@ -1,4 +1,4 @@
-"""What the question `database` brings: files, the budget of connections, updates and switches."""
+"""The question `database`: files, the budget of connections, updates and switches."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What is drawn and quoted is what was measured: the plots and the tables follow bench/results."""
+"""Plots, tables and quoted figures are those of bench/results."""
 
 import copy
 import re
@@ -53,7 +53,7 @@ def test_each_table_in_a_page_is_of_its_figures(page: Path, results: dict[str, F
 
 
 def test_each_sentence_quotes_its_figures(results: dict[str, Figures]) -> None:
-    """What stands outside of the tables; with other figures these sentences are yours to write."""
+    """Sentences outside of the tables; after a new measurement, update them by hand."""
     rows = {
         part: {row["name"]: row for row in result["figures"]["rows"]}
         for part, result in results.items()
@@ -173,7 +173,7 @@ def test_a_smoke_run_says_so(results: dict[str, Figures]) -> None:
 def test_features_are_detected_in_the_template_and_none_in_bare(
     results: dict[str, Figures],
 ) -> None:
-    """By the same eyes: nothing of the bare application, all of what is rendered."""
+    """The same detection finds nothing in the bare application, and everything in ours."""
     does = {row["name"]: row["does"] for row in results["peers"]["figures"]["rows"]}
 
     assert does["bare"] == does["naive"] == []

@@ -1,4 +1,4 @@
-"""`make demo`: what it shows, how it fails, and that it leaves nothing running."""
+"""`make demo`: its output, its failures, and that it stops what it started."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""docs/kubernetes.md says of each field what the rendered manifests say, and leaves none out."""
+"""docs/kubernetes.md lists each field of the rendered manifests with its value."""
 
 import re
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ ROW = re.compile(r"^\| `([^`]+)` \| `([^`]+)` \|")
 STEP = re.compile(r"'([^']+)'|(\w+)|\[(\d+)\]")
 
 RULE = ("alert", "record")
-"""What names a rule of Prometheus."""
+"""Keys that name a Prometheus rule."""
 
 COMMON_LABELS = ("app.kubernetes.io/part-of", "app.kubernetes.io/managed-by")
-"""Those of every object, which a sentence tells."""
+"""Fields of every object, described in a sentence."""
 
 Path = tuple[str | int, ...]
 
@@ -78,7 +78,7 @@ def manifests(orders: Project) -> dict[str, Any]:
 
 
 def differences(page: str, manifests: dict[str, Any]) -> Iterator[str]:
-    """What a page says wrongly, and what it leaves out."""
+    """Yield errors and omissions of a page."""
     told: dict[str, list[Path]] = {kind: [] for kind in manifests}
     for kind, path, value in rows(page):
         told[kind].append(path)

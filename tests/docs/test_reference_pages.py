@@ -1,4 +1,4 @@
-"""docs/reference is what copier.yml, the settings, a scrape, a log and the manifests say."""
+"""docs/reference matches copier.yml, the settings, a scrape, a log and the manifests."""
 
 import pytest
 

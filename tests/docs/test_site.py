@@ -1,4 +1,4 @@
-"""The site: it builds without a complaint, no link of it leads nowhere, and it asks nobody else."""
+"""The site builds without a warning, has no broken link, and loads no external resource."""
 
 import re
 import tomllib
@@ -22,7 +22,7 @@ FETCHED = {"img": "src", "script": "src", "link": "href", "iframe": "src"}
 
 @dataclass
 class Page(HTMLParser):
-    """What a page links to, what it takes along, and its anchors."""
+    """The links, resources and anchors of a page."""
 
     html: str
     links: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ def pages(site: Path) -> dict[str, Page]:
 
 
 def broken(site: Path) -> Iterator[str]:
-    """What leads nowhere: a page, a picture, a place in a page."""
+    """Yield broken links: to a page, an image, an anchor."""
     there = pages(site)
     for address, page in there.items():
         for link in page.links + page.fetched:
@@ -71,7 +71,7 @@ def broken(site: Path) -> Iterator[str]:
 
 
 def foreign(site: Path) -> Iterator[str]:
-    """What a page takes from elsewhere when it is read."""
+    """Yield external resources of a page."""
     for address, page in pages(site).items():
         for link in page.fetched:
             if not urljoin(address, link).startswith(BASE):
@@ -79,7 +79,7 @@ def foreign(site: Path) -> Iterator[str]:
 
 
 def navigation(entry: object) -> Iterator[str]:
-    """The files that are arranged."""
+    """Yield the files in the navigation."""
     match entry:
         case str():
             yield entry

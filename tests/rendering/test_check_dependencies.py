@@ -1,4 +1,4 @@
-"""scripts/checks/dependencies.py: a requirement below the template's floor is named."""
+"""scripts/checks/dependencies.py reports requirements below the template's lower bounds."""
 
 import re
 import shutil

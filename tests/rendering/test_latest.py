@@ -1,6 +1,6 @@
 """Every combination of answers with the newest of everything, as Copier and uv give it today.
 
-`.github/workflows/latest.yml` runs it each week, so that what rots here is known before somebody
+`.github/workflows/latest.yml` runs it each week, so that a failure is known before a user
 starts a service with it.
 """
 

@@ -1,4 +1,4 @@
-"""What a team does on its own machine, by the commands that its README names."""
+"""Local work of a team, with the commands of its README."""
 
 import os
 import re
@@ -19,7 +19,7 @@ PATH = os.pathsep.join([str(Path(UV).parent), os.environ["PATH"]])
 
 
 def make(project: Project, *arguments: str, check: bool = True) -> str:
-    """What `make` prints in a project."""
+    """Return the output of `make` in a project."""
     return project.run("make", *arguments, env={"PATH": PATH}, check=check).stdout
 
 
@@ -321,7 +321,7 @@ def test_locust_is_installed_for_make_load_only(own: Project) -> None:
 
 
 def test_locustfile_passes_mypy_with_locust_installed(project: Project) -> None:
-    """`make lint` has none of them."""
+    """`make lint` runs without locust's types."""
     project.uv("run", "--isolated", "--group", "load", "mypy")
 
 
@@ -461,7 +461,7 @@ def test_invalid_arguments_of_deploy_are_one_line(
 
 
 def test_hooks_and_ci_run_the_make_targets(render: Render, target: str) -> None:
-    """One place says how it is linted and tested."""
+    """The commands to lint and test are defined in one place."""
     project = render(deployment=target)
     ci = (project.path / ".github/workflows/ci.yml").read_text()
     pipeline = (render(deployment=target, ci="gitlab").path / ".gitlab-ci.yml").read_text()

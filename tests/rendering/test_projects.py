@@ -1,4 +1,4 @@
-"""The rendered project, held to its own standards on every Python that is promised."""
+"""The rendered project passes its own checks on every supported Python."""
 
 import pytest
 

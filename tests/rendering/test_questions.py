@@ -1,4 +1,4 @@
-"""Bad answers end in one line that says what is accepted, and nothing is written."""
+"""Invalid answers end in one line with what is accepted, and no file is written."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ COPIER = str(Path(sys.executable).with_name("copier"))
 
 
 def copy(template: Path, destination: Path, *data: str) -> subprocess.CompletedProcess[str]:
-    """`copier copy --defaults`, as the README says it."""
+    """Run `copier copy --defaults`, as in the README."""
     command = [COPIER, "copy", "--defaults", "--vcs-ref", LATEST]
     for pair in data:
         command += ["-d", pair]

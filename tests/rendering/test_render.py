@@ -1,4 +1,4 @@
-"""What comes out: complete, well-formed, for one target, and as if written by hand."""
+"""Renders are complete, well-formed, for one target, and without traces of the template."""
 
 import configparser
 import itertools
@@ -71,7 +71,7 @@ def test_every_combination_renders(render: Render, target: str, python: str) -> 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_paths_are_those_of_the_manifest(render: Render, target: str) -> None:
-    """tests/manifest/TARGET.txt: whoever adds, moves or drops a file says so there."""
+    """tests/manifest/TARGET.txt lists every rendered file."""
     manifest = ROOT / f"tests/manifest/{target}.txt"
 
     assert [str(name) for name in files(render(deployment=target))] == (
@@ -109,14 +109,14 @@ def test_render_has_no_term_of_the_other_target(
 
 
 def test_terms_of_a_target_occur_in_its_render(render: Render) -> None:
-    """The word lists above are those of real files."""
+    """The word lists above contain terms that occur in renders."""
     for target, other in (("kubernetes", "vm"), ("vm", "kubernetes")):
         everything = "\n".join(texts(render(deployment=target)).values())
         assert len(set(re.findall(FOREIGN_WORDS[other], everything, re.IGNORECASE))) > 3
 
 
 def scar(name: Path, text: str) -> str | None:
-    """The first trace of the template in a file."""
+    """Return the first trace of the template in a file."""
     if name.name == "prometheusrule.yaml" or name.name.endswith(".rules.yml"):
         # What Prometheus fills in by itself stands in a summary, and nowhere else.
         its_own = re.compile(r"\{\{ \$(?:labels\.\w+|value \| humanize\w*) \}\}")
@@ -204,7 +204,7 @@ def test_every_file_of_a_known_format_parses(
 def test_copies_without_trust_identity_or_network(
     template: Path, tmp_path: Path, target: str, ref: str | None
 ) -> None:
-    """The command of the contract, by a user whom git does not know, with no network at all."""
+    """The documented command, by a user without a git identity and without a network."""
     command = [str(Path(sys.executable).with_name("copier")), "copy", "--defaults"]
     command += ["-d", f"project_name={NAME}", "-d", f"deployment={target}"]
     if ref:
@@ -255,7 +255,7 @@ def test_answers_file_has_no_computed_value(render: Render, target: str) -> None
 def test_answer_to_an_unknown_question_is_an_error_in_the_harness(
     template: Path, tmp_path: Path
 ) -> None:
-    """Copier takes `deplyo=vm` without a word; these tests must not."""
+    """Copier ignores `deplyo=vm` silently; these tests must not."""
     with pytest.raises(KeyError, match="deplyo"):
         render_with(template, tmp_path / "shop", {"deplyo": "vm"})
 

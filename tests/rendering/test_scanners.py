@@ -1,4 +1,4 @@
-"""What scanners of images and manifests have to say about the rendered ones: nothing."""
+"""Scanners of images and manifests find nothing in the rendered ones."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ WORSE = {
 
 @dataclass
 class Findings:
-    """What checkov says of one file: the checks by their names, a skipped one with its reason."""
+    """The results of checkov for one file: failed checks, and skipped ones with their reasons."""
 
     passed: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
@@ -56,7 +56,7 @@ def checkov(directory: Path) -> dict[str, Findings]:
 
 @pytest.fixture(scope="module")
 def found(render: Render, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Findings]:
-    """What checkov says of everything for Kubernetes, and of the same made worse, in one scan."""
+    """The results of checkov for all Kubernetes files, and for copies with faults, in one scan."""
     if shutil.which("kubectl") is None:
         pytest.skip("no manifests without kubectl")
     directory = tmp_path_factory.mktemp("scan")
@@ -75,7 +75,7 @@ def found(render: Render, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def write(file: Path, text: str, worse: tuple[str, str, str]) -> None:
-    """A file, and beside it what it would be if somebody made it worse."""
+    """Write a file, and next to it a copy with a fault."""
     right, wrong, _ = worse
     assert right in text
     file.write_text(text)

@@ -1,4 +1,4 @@
-"""A service's own tests pass whatever its shell, its conftest and its pytest settings say."""
+"""A service's own tests pass with any shell environment, conftest and pytest settings."""
 
 import shutil
 from pathlib import Path

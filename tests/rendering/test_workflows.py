@@ -1,4 +1,4 @@
-"""CI, this repository's and the rendered ones': well-formed, pinned, few permissions, in order."""
+"""CI of this repository and of rendered projects: well-formed, pinned, few permissions."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def jobs(file: Path) -> dict[str, Job]:
 
 @pytest.fixture
 def release(render: Render, target: str) -> dict[str, Job]:
-    """What brings a project from main to production."""
+    """The jobs of the release workflow."""
     return jobs(render(deployment=target).path / ".github/workflows/release.yml")
 
 
@@ -57,21 +57,21 @@ def pipeline(render: Render, target: str) -> Path:
 
 
 def said(tool: str, *arguments: str | Path) -> str:
-    """What a tool of this environment finds; "" when that is nothing."""
+    """Return the findings of a tool of this environment; "" for none."""
     program = Path(sys.executable).with_name(tool)
     done = subprocess.run([program, *arguments], capture_output=True, text=True)
     return done.stdout + done.stderr if done.returncode else ""
 
 
 def findings(*files: Path, schema: str = "github-workflows") -> Iterator[str]:
-    """What the tools have to say about workflows, or about another file that GitHub reads."""
+    """Yield the findings of all tools for workflows, or for another file that GitHub reads."""
     zizmor = ("--offline", "--pedantic", "--strict-collection", "--no-progress", "--quiet")
     yield from filter(None, [said("zizmor", *zizmor, *files)])
     yield from mistakes(schema, *files)
 
 
 def mistakes(schema: str, *files: Path) -> Iterator[str]:
-    """Where files are not of a schema."""
+    """Yield violations of a schema."""
     yield from filter(None, [said("check-jsonschema", f"--builtin-schema=vendor.{schema}", *files)])
 
 
@@ -134,7 +134,7 @@ def test_actionlint_reports_a_faulty_workflow(
 
 
 def worse(directory: Path, right: str, wrong: str) -> Path:
-    """This repository's CI with a mistake."""
+    """Return this repository's CI with a fault."""
     text = Path(ROOT, ".github/workflows/ci.yml").read_text()
     assert right in text
     file = directory / ".github/workflows/ci.yml"
@@ -154,7 +154,7 @@ def test_an_action_has_one_version(workflows: list[Path]) -> None:
 
 
 def scripts(project: Project) -> Iterator[str]:
-    """What the jobs of a project run in a shell."""
+    """Yield the shell scripts of a project's jobs."""
     for file in sorted(project.path.glob(".github/workflows/*.yml")):
         for job in jobs(file).values():
             yield from (step["run"] for step in job.get("steps", ()) if "run" in step)
@@ -294,7 +294,7 @@ def test_weekly_run_covers_every_python() -> None:
 
 
 def test_failed_weekly_run_opens_an_issue(tmp_path: Path) -> None:
-    """By the script that the workflow runs, and a gh that says whether one is open."""
+    """With the workflow's script, and a `gh` that reports whether an issue is open."""
     issue = jobs(ROOT / ".github/workflows/latest.yml")["issue"]
     [script] = [step["run"] for step in issue["steps"]]
     assert (issue["needs"], issue["if"]) == ("services", "failure()")

@@ -1,4 +1,4 @@
-"""What a hostile client sends as bytes: an answer, a line in the log, and a server that goes on."""
+"""Hostile bytes get a response and a log line, and the server keeps serving."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -78,7 +78,7 @@ def json(body: bytes, target: bytes = b"/orders/1", method: bytes = b"PUT") -> b
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-# What is no HTTP: answered with 400, then hung up.
+# Not HTTP: 400, then the connection is closed.
 UNREADABLE = {
     "a NUL in the path": to(b"/a\0b"),
     "bytes above ASCII in the path": to(b"/caf\xc3\xa9"),
@@ -133,14 +133,14 @@ READABLE = {
     "a huge length": (of_length(b"%d" % (2**64 - 1)), 413),
     "an absolute target": (to(b"http://evil.example/large-response?size_kb=1"), 200),
     "an asterisk": (to(b"*", b"OPTIONS"), 404),
-    "a method that nobody has": (to(b"/large-response", b"TRACE"), 405),
+    "an unsupported method": (to(b"/large-response", b"TRACE"), 405),
     "HTTP/1.0": (GET.replace(b"HTTP/1.1", b"HTTP/1.0") + END, 200),
     "no version": (b"GET /large-response?size_kb=1\r\n\r\n", 200),
     "chunks with extensions and trailers": (
         CHUNKED + END + b"5;a=b\r\nhello\r\n0\r\nX-A: b\r\n\r\n",
         200,
     ),
-    "an expectation that nobody knows": (POST + b"Expect: more\r\nContent-Length: 0\r\n\r\n", 200),
+    "an unknown expectation": (POST + b"Expect: more\r\nContent-Length: 0\r\n\r\n", 200),
     "an expectation with too much behind it": (
         POST + b"Expect: 100-continue\r\nContent-Length: 2000000\r\n\r\n",
         413,
@@ -201,7 +201,7 @@ def test_valid_http_is_answered_with_one_log_line(server: Server, name: str) -> 
 
 
 def test_request_id_is_accepted_unchanged_or_replaced(server: Server) -> None:
-    """From a proxy alone; here that is whoever names a client, from this machine."""
+    """Only from a trusted proxy, here any client on this machine that sends X-Forwarded-For."""
     with log_of(server) as log, Wire(server) as wire:
         for request in (PROXIED + b"X-Request-ID: one-of-ours\r\n\r\n", PROXIED + END):
             wire.send(request)

@@ -1,4 +1,4 @@
-"""Ten thousand who say nothing, and twenty thousand requests: nothing of them is left behind."""
+"""Ten thousand idle connections, and twenty thousand requests without a leak."""
 
 import os
 import resource

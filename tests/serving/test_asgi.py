@@ -1,4 +1,4 @@
-"""What an application may send, and when a client may leave: the serving layer is in no way."""
+"""ASGI messages and disconnects are handled as without the serving layer."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Compression over the real servers: whatever a client accepts, it can read what it gets."""
+"""Compression over the real servers: clients can decompress every response."""
 
 import gzip
 import http.client

@@ -1,4 +1,4 @@
-"""The log of each target's real server: JSON from the first line to the last, a line a request."""
+"""The log of each target's real server: JSON only, one line per request."""
 
 import asyncio
 import dataclasses

@@ -1,4 +1,4 @@
-"""Dashboard and alerts: of what the service exposes, and of nothing else."""
+"""Dashboard and alerts use only metrics that the service exposes."""
 
 import json
 import math
@@ -130,7 +130,7 @@ def test_the_readme_names_the_files(rendered: Project, target: str) -> None:
 
 
 def test_labels_in_summaries_exist(rendered: Project, target: str) -> None:
-    """Prometheus writes nothing for a label that is not."""
+    """Prometheus prints nothing for a missing label."""
     rules = rules_of(rendered)
     recorded = {rule["record"] for rule in every("record", rules)}
 
@@ -420,7 +420,7 @@ def scraped(
 
 
 def scrape_config(project: Project, address: str) -> dict[str, Any]:
-    """How the service is found: as its README says, or as the operator reads its PodMonitor."""
+    """Return the scrape configuration: that of the README, or that of the PodMonitor."""
     if project.answers["deployment"] == "vm":
         readme = (project.path / "deploy/README.md").read_text()
         [told] = [text for _, language, text in FENCE.findall(readme) if language == "yaml"]

@@ -1,4 +1,4 @@
-"""Traces over the real servers: a span for each request arrives, also the last ones."""
+"""Traces over the real servers: a span of each request is exported, including the last ones."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""WebSockets have an ID, a line, metrics and limits, and are told of the shutdown."""
+"""WebSockets have an ID, a log line, metrics and limits, and are closed at shutdown."""
 
 import dataclasses
 import http.client

@@ -1,4 +1,4 @@
-"""scripts/adopt.py on small services: where things go, what it refuses, what it names."""
+"""scripts/adopt.py on small services: moves, refusals, remaining steps."""
 
 import shutil
 import sys

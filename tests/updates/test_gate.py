@@ -1,4 +1,4 @@
-"""scripts/check_update.py of a rendered project: nothing that an update leaves goes unseen."""
+"""scripts/check_update.py of a rendered project reports everything that an update leaves to do."""
 
 import os
 import re
@@ -198,7 +198,7 @@ def test_edits_lost_in_a_switch_of_target_are_reported(
     status, said = gate(project)
     assert status == 1
     assert said.startswith(f"{EDITED[old]}: ")
-    assert said.count("\n") == 1, "nothing of the files that nobody had edited"
+    assert said.count("\n") == 1, "only edited files are reported"
 
     status, said = gate(project, "--keep")
     assert status == 0

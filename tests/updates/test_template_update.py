@@ -1,4 +1,4 @@
-"""The scheduled job of a rendered project: updates come as pull requests, in conflict or not."""
+"""The scheduled job of a rendered project opens pull requests with updates."""
 
 import shutil
 from collections.abc import Iterator

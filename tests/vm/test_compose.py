@@ -1,4 +1,4 @@
-"""The Compose file: both containers as it says, with podman for an engine."""
+"""The containers of the Compose file, with podman as the engine."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ FORGED = "203.0.113.9"
 
 @pytest.fixture(scope="module")
 def service(render: Render) -> Project:
-    """With names of its own on this machine, and a short budget."""
+    """The service with unique names on this machine, and a short budget."""
     slug = f"ledger-{uuid.uuid4().hex[:8]}"
     return render(deployment="vm", project_slug=slug, request_timeout_seconds=5)
 
@@ -86,7 +86,7 @@ def certificate(service: Project, settings: Path) -> Iterator[Path]:
 
 
 def processes(container: Container) -> list[dict[str, str]]:
-    """What the kernel says of each process in it."""
+    """Return the kernel's status of each process in it."""
     found = container.exec(["sh", "-c", "cat /proc/[0-9]*/status"]).stdout
     each = re.split(r"^(?=Name:)", found, flags=re.MULTILINE)[1:]
     return [dict(re.findall(r"^(\w+):\t(.*)$", text, re.MULTILINE)) for text in each]
@@ -193,7 +193,7 @@ def test_a_new_version_loses_no_request(stack: Stack) -> None:
 
 
 def test_both_end_in_time(stack: Stack) -> None:
-    """The last test of this stack: SIGKILL would leave 137."""
+    """The last test of this stack: SIGKILL would give 137."""
     stack.compose("stop")
 
     codes = {name: stack.container(name).wait(timeout=1) for name in ("app", "nginx")}

@@ -1,4 +1,4 @@
-"""The metrics of several workers: where they are kept, what is left of them, and who is held up."""
+"""Metrics of several workers: their files, dead workers, full disks, and scrapes."""
 
 import asyncio
 import http.client
@@ -134,7 +134,7 @@ def served(
 
 
 def scrape(server: Server) -> str:
-    """What a worker says."""
+    """Return the metrics from one worker."""
     connection = http.client.HTTPConnection("127.0.0.1", server.metrics_port, timeout=40)
     try:
         connection.request("GET", "/metrics")
@@ -244,7 +244,7 @@ def test_configured_directory_is_cleared_of_metric_files_only(
 def test_configuration_check_keeps_the_files_of_a_running_service(
     project: Project, tmp_path: Path
 ) -> None:
-    """What systemd runs before a reload, in the same environment."""
+    """The check that systemd runs before a reload, in the same environment."""
     given = tmp_path / "given"
     given.mkdir()
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(given), "PYTHONPATH": str(tmp_path)}
@@ -278,7 +278,7 @@ def test_missing_metrics_directory_is_refused(project: Project, tmp_path: Path, 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for the files of two workers, and not for more."""
+    """A file system with room for the files of two workers only."""
     if os.geteuid():
         pytest.skip("no file system of its own without root")
     directory = tmp_path / "small"
@@ -290,7 +290,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def asked_for_all(server: Server) -> set[int]:
-    """Ask for all routes; which statuses there were."""
+    """Request all routes; return the statuses."""
     return {server.get(f"/other/{number}").status for number in range(300)}
 
 

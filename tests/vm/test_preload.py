@@ -1,4 +1,4 @@
-"""What gunicorn's master holds when it forks: a worker that inherited more would share it."""
+"""What gunicorn's master has opened when it forks, and refused starts."""
 
 import json
 import os

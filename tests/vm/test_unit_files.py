@@ -1,4 +1,4 @@
-"""The units of a VM, as systemd judges them before anybody boots it."""
+"""The units of a VM, checked by systemd's tools."""
 
 import subprocess
 from pathlib import Path
