@@ -3,10 +3,11 @@
     nice -n -15 .venv/bin/python -m bench.routes [ROUNDS [SECONDS]]
 
 Bare FastAPI and the complete service have the same routes in the same order and run throughout, on
-one core; the clients, on another, load one after the other, round by round. Four figures of each:
-requests a second of a `def` route that waits, messages a second of a WebSocket echo, the first byte
-of a compressible stream, and the health check while `def` routes compute. Medians over the rounds;
-the p99 of the health check is of all rounds together, since each has few of them.
+one core; the clients, on another, load one after the other, round by round. Five figures of each:
+requests a second of a `def` route that waits for 100 and for 10 ms, messages a second of a
+WebSocket echo, the first byte of a compressible stream, and the health check while `def` routes
+compute. Medians over the rounds; the p99 of the health check is of all rounds together, since each
+has few of them.
 """
 
 import http.client
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from socket import MSG_WAITALL, socket
 from tempfile import TemporaryDirectory
@@ -61,8 +63,8 @@ from fastapi.responses import StreamingResponse
 MEGABYTE = [{"id": number, "state": "paid", "total": 12.5} for number in range(23_000)]
 
 @app.get("/wait")
-def wait() -> int:
-    time.sleep(0.01)
+def wait(milliseconds: int) -> int:
+    time.sleep(milliseconds / 1000)
     return 1
 
 @app.get("/compute")
@@ -167,9 +169,10 @@ def charts(figures: Figures) -> dict[str, Chart]:
     }
 
 
-def waiting(server: Server, seconds: float) -> list[float]:
-    """Requests a second of a `def` route that sleeps for 10 ms."""
-    command = meter.wrk_command(server, "/wait", seconds, clients=CLIENTS)
+def waiting(milliseconds: int, server: Server, seconds: float) -> list[float]:
+    """Requests a second of a `def` route that sleeps."""
+    path = f"/wait?milliseconds={milliseconds}"
+    command = meter.wrk_command(server, path, seconds, clients=CLIENTS)
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [meter.read(done.stdout).per_second]
 
@@ -245,7 +248,14 @@ class Case:
 
 
 CASES = (
-    Case(f"a def route, {CLIENTS} clients", "requests a second", waiting),
+    *(
+        Case(
+            f"a def route of {milliseconds} ms, {CLIENTS} clients",
+            "requests a second",
+            partial(waiting, milliseconds),
+        )
+        for milliseconds in (100, 10)
+    ),
     Case("a WebSocket echo", "messages a second", echoed),
     Case("the first byte of a stream", "ms", first_byte),
     Case("health while def routes compute", "p99, ms", health_check, p99),

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,12 @@ class Service:
         """By its digest; the cluster can pull it."""
         self.slug = project.answers["project_slug"]
         self.namespace = f"{self.slug}-staging"
+        self.kubeconfig = Path(cluster.directory, "admin.conf")
 
     def variables(self, kubeconfig: Path | None = None) -> dict[str, str]:
         path = os.pathsep.join([str(self.cluster.programs), os.environ["PATH"]])
-        config = kubeconfig or Path(self.cluster.directory, "admin.conf")
-        return {"PATH": path, "KUBECONFIG": str(config), "PATIENCE": "10"}
+        config = str(kubeconfig or self.kubeconfig)
+        return {"PATH": path, "KUBECONFIG": config, "PATIENCE": "10"}
 
     def run(
         self, *command: str, kubeconfig: Path | None = None, env: Mapping[str, str] | None = None
@@ -128,6 +130,18 @@ class Service:
         return self.cluster.get("deployment", self.slug, f"--namespace={self.namespace}")
 
 
+def deployer(service: Service, environment: str, directory: Path) -> Path:
+    """Apply the bootstrap of an environment; a kubeconfig of the account that may deploy there."""
+    bootstrap = kustomize(service.project.path / "deploy/kubernetes/bootstrap" / environment)
+    service.cluster.kubectl("apply", "--filename=-", given=yaml.safe_dump_all(bootstrap))
+    token = service.kubectl("create", "token", f"{service.slug}-deploy").strip()
+    config = yaml.safe_load(Path(service.cluster.directory, "admin.conf").read_text())
+    config["users"][0]["user"] = {"token": token}
+    kubeconfig = directory / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    return kubeconfig
+
+
 @pytest.fixture(scope="module")
 def rendered(render: Render) -> Project:
     """A service that a stock cluster takes."""
@@ -143,13 +157,20 @@ def rendered(render: Render) -> Project:
 @pytest.fixture(scope="module")
 def image(rendered: Project, cluster: Any) -> Iterator[str]:
     """Its image in the cluster's registry, by its digest."""
-    tag = f"registry.example.com/{rendered.answers['project_slug']}:1"
-    rendered.uv("lock", "--quiet")
-    images.ensure_bases(rendered.path / "Dockerfile")
-    images.build(rendered.path, tag)
+    with published(rendered, cluster) as image:
+        yield image
+
+
+@contextmanager
+def published(project: Project, cluster: Any, version: str = "1") -> Iterator[str]:
+    """Build the image of a project and push it; its name with the digest."""
+    name = project.answers["project_slug"]
+    tag = f"registry.example.com/{name}:{version}"
+    project.uv("lock", "--quiet")
+    images.ensure_bases(project.path / "Dockerfile")
+    images.build(project.path, tag)
     cluster.push(tag)
-    name = tag.removeprefix("registry.example.com/").removesuffix(":1")
-    manifest = f"http://{kubernetes.REGISTRY}/v2/{name}/manifests/1"
+    manifest = f"http://{kubernetes.REGISTRY}/v2/{name}/manifests/{version}"
     accept = "Accept: application/vnd.docker.distribution.manifest.v2+json"
     oci = "Accept: application/vnd.oci.image.manifest.v1+json"
     head = subprocess.run(
@@ -473,22 +494,17 @@ def test_the_role_of_the_bootstrap_deploys_takes_back_and_does_no_more(
     service = checkout()
     service.namespace = f"{service.slug}-production"
     overlay = STAGING.replace("staging", "production")
-    bootstrap = kustomize(service.project.path / "deploy/kubernetes/bootstrap/production")
-    service.cluster.kubectl("apply", "--filename=-", given=yaml.safe_dump_all(bootstrap))
-    token = service.kubectl("create", "token", f"{service.slug}-deploy").strip()
-    config = yaml.safe_load(Path(service.cluster.directory, "admin.conf").read_text())
-    config["users"][0]["user"] = {"token": token}
-    deployer = tmp_path / "kubeconfig"
-    deployer.write_text(yaml.safe_dump(config))
+    kubeconfig = deployer(service, "production", tmp_path)
 
-    elsewhere, refused = service.deploy("staging", service.image, kubeconfig=deployer)
-    status, said = service.deploy("production", service.image, kubeconfig=deployer)
+    elsewhere, refused = service.deploy("staging", service.image, kubeconfig=kubeconfig)
+    status, said = service.deploy("production", service.image, kubeconfig=kubeconfig)
     before = service.state()
     service.edit("ENVIRONMENT=production", "ENVIRONMENT=prod", overlay)
-    failed, back = service.deploy("production", service.image, kubeconfig=deployer)
+    failed, back = service.deploy("production", service.image, kubeconfig=kubeconfig)
     after = service.state()
     rights = {
-        right: service.run("kubectl", "auth", "can-i", *right.split(), kubeconfig=deployer)[0] == 0
+        right: service.run("kubectl", "auth", "can-i", *right.split(), kubeconfig=kubeconfig)[0]
+        == 0
         for right in (
             f"get secrets --namespace={service.namespace}",
             f"delete pods --namespace={service.namespace}",

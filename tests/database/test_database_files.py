@@ -1,17 +1,20 @@
 """The question `database`: files, the budget of connections, updates and switches."""
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
 from ..conftest import Render
-from ..harness.project import Project
-from ..harness.template import LATEST, ROOT, TARGETS, commit, git, questions
+from ..harness import expand
+from ..harness.project import UV, Project
+from ..harness.template import LATEST, ROOT, TARGETS, commit, git, questions, releases
 from ..harness.template import render as render_with
 from ..harness.update import Team, conflicts, tree, update
 from ..kubernetes.test_manifests import kustomize, of_kind
@@ -25,6 +28,8 @@ WORDS = re.compile(
 )
 # They hold the answers, and the questions' names with them.
 ANSWERS = {".copier-answers.yml", ".copier-files.txt"}
+
+SLUG = "zebra-9-ledger"
 
 every_target = pytest.mark.parametrize("target", TARGETS)
 
@@ -153,6 +158,28 @@ def test_both_policies_reach_the_database_that_an_overlay_names_and_nothing_else
         assert {port["port"] for each in others for port in each["ports"]} <= {53, 5353}
 
 
+def test_the_local_overlay_has_a_database_that_both_policies_reach(render: Render) -> None:
+    project = render(deployment="kubernetes", database="postgresql")
+    local = overlay(project, "local")
+    database = overlay(project, "local/postgresql")
+
+    [settings] = of_kind("ConfigMap", local)
+    address = urlsplit(settings["data"]["DATABASE_URL"])
+    [service] = of_kind("Service", database)
+    [server] = of_kind("StatefulSet", database)
+    labels = server["spec"]["template"]["metadata"]["labels"]
+    assert (address.hostname, address.password) == (service["metadata"]["name"], None)
+    assert service["spec"]["selector"] == labels
+    for policy in of_kind("NetworkPolicy", local):
+        to_database, *_ = policy["spec"]["egress"]
+        assert to_database["to"] == [{"podSelector": {"matchLabels": labels}}]
+    assert {each["metadata"].get("namespace") for each in database} == {None, f"{SLUG}-local"}
+    [made], [applied] = (of_kind("Namespace", each) for each in (database, local))
+    assert made["metadata"]["name"] == applied["metadata"]["name"]
+    assert made["metadata"]["labels"].items() <= applied["metadata"]["labels"].items()
+    assert check_connections(local)[0] == 0
+
+
 @pytest.mark.parametrize("database", ["none", "postgresql"])
 def test_policy_allows_traces_to_the_collector(render: Render, database: str) -> None:
     def ports(traces: bool) -> set[int]:
@@ -228,8 +255,8 @@ def test_too_few_or_too_many_connections_are_refused(
     assert not (tmp_path / "shop").exists()
 
 
-def copied(template: Path, destination: Path, **answers: object) -> Project:
-    render_with(template, destination, {"project_name": "Zebra 9 Ledger", **answers}, LATEST)
+def copied(template: Path, destination: Path, release: str = LATEST, **answers: object) -> Project:
+    render_with(template, destination, {"project_name": "Zebra 9 Ledger", **answers}, release)
     git(destination, "init", "--quiet", "--initial-branch", "main")
     commit(destination, "copied")
     return Project(destination)
@@ -250,16 +277,18 @@ def templates(project: Project) -> dict[str, str]:
 
 
 @every_target
-def test_a_service_that_takes_a_database_later_gets_what_a_new_one_has(
-    template: Path, tmp_path: Path, target: str
+@pytest.mark.parametrize("release", [*(f"v{version}" for version in releases()), LATEST])
+def test_a_service_of_any_release_that_takes_a_database_gets_what_a_new_one_has(
+    template: Path, tmp_path: Path, target: str, release: str
 ) -> None:
     """But for the team's own files: docs/database.md says what to write there."""
-    project = copied(template, tmp_path / "old", deployment=target)
+    project = copied(template, tmp_path / "old", release, deployment=target)
     Team(project).append(f"src/{project.package}/settings.py", '    greeting: str = "hello"')
     commit(project.path, "the team's work")
-    fresh = copied(template, tmp_path / "new", deployment=target, database="postgresql")
 
     update(project, LATEST, database="postgresql")
+    answers = {name: value for name, value in project.answers.items() if name[0] != "_"}
+    fresh = copied(template, tmp_path / "new", **answers)
 
     assert conflicts(project) == []
     assert templates(project) == templates(fresh)
@@ -272,7 +301,7 @@ def test_the_answers_survive_a_switch_of_the_target(
     template: Path, tmp_path: Path, target: str
 ) -> None:
     [other] = set(TARGETS) - {target}
-    answers = {"database": "postgresql", "database_connections": 100}
+    answers: dict[str, Any] = {"database": "postgresql", "database_connections": 100}
     project = copied(template, tmp_path / "old", deployment=target, **answers)
     fresh = copied(template, tmp_path / "new", deployment=other, **answers)
 
@@ -287,3 +316,32 @@ def test_the_question_of_the_connections_is_asked_with_a_database_only() -> None
 
     assert asked["ask"] == "{{ database == 'postgresql' }}"
     assert asked["default"] == 60
+
+
+@pytest.mark.parametrize(
+    ("migration", "status"),
+    [
+        (expand.MIGRATION, 0),
+        (expand.MIGRATION.replace("op.add_column", "op.drop_column('notes', 'text') #"), 2),
+    ],
+    ids=["column added", "column dropped"],
+)
+def test_make_compatible_runs_the_tests_of_the_version_before_on_the_new_schema(
+    template: Path, tmp_path: Path, migration: str, status: int
+) -> None:
+    project = copied(template, tmp_path / "new", deployment="vm", database="postgresql")
+    project.uv("lock", "--quiet")
+    commit(project.path, "locked")
+    (project.path / f"src/{project.package}/migrations/0002_next.py").write_text(migration)
+
+    done = project.run(
+        *("make", "compatible", "BEFORE=main"),
+        env={
+            "PATH": os.pathsep.join([str(Path(UV).parent), os.environ["PATH"]]),
+            "PYTEST_ADDOPTS": "tests/test_notes.py",
+        },
+        check=False,
+    )
+
+    assert done.returncode == status, done.stdout
+    assert ("UndefinedColumn" in done.stdout) == bool(status)

@@ -42,6 +42,19 @@ http {
 """
 """What the nginx image brings, for its stand-in."""
 
+POSTGRESQL_ENTRYPOINT = """\
+#!/bin/sh
+set -e
+PATH=$(echo /usr/lib/postgresql/*/bin):$PATH
+export PGDATA=${PGDATA:-/var/lib/postgresql/data}
+if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    initdb --username=postgres --auth="$POSTGRES_HOST_AUTH_METHOD"
+    echo "host all all all $POSTGRES_HOST_AUTH_METHOD" >>"$PGDATA/pg_hba.conf"
+fi
+exec postgres -c listen_addresses='*'
+"""
+"""The same of the postgres image."""
+
 PODMAN = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs", "--log-level=error")
 
 BUILD = (
@@ -238,6 +251,9 @@ def _make_stand_in(image: str) -> str:
         elif re.fullmatch(r"docker\.io/library/nginx:1\.\d+", image):
             label = _nginx_rootfs(rootfs)
             changes = ['CMD ["nginx", "-g", "daemon off;"]', "STOPSIGNAL SIGQUIT"]
+        elif re.fullmatch(r"docker\.io/library/postgres:\d+", image):
+            label = _postgresql_rootfs(rootfs)
+            changes = ['ENTRYPOINT ["/usr/local/bin/docker-entrypoint.sh"]']
         else:
             raise LookupError(f"{image}: no registry has it, and there is no stand-in for it")
         changes += [
@@ -292,6 +308,25 @@ def _nginx_rootfs(rootfs: Path) -> str:
         options += [f'--customize-hook=rm -rf "$1{name}" && ln -s {target} "$1{name}"']
     _output("mmdebstrap", *options, "trixie", str(rootfs))
     return "Debian trixie with its nginx"
+
+
+def _postgresql_rootfs(rootfs: Path) -> str:
+    """Writes a Debian with its PostgreSQL, which starts as the real image does."""
+    entrypoint = rootfs.parent / "docker-entrypoint.sh"
+    entrypoint.write_text(POSTGRESQL_ENTRYPOINT)
+    entrypoint.chmod(0o755)
+    settings = '"$1/etc/postgresql-common"'
+    options = ["--variant=minbase", "--include=postgresql"]
+    options += ['--aptopt=Acquire::Check-Valid-Until "false"']
+    for line in (
+        'echo "postgres:x:999:999::/var/lib/postgresql:/bin/sh" >>"$1/etc/passwd"',
+        'echo "postgres:x:999:" >>"$1/etc/group"',
+        f"mkdir -p {settings} && echo create_main_cluster=false >{settings}/createcluster.conf",
+    ):
+        options += [f"--essential-hook={line}"]
+    options += [f"--customize-hook=copy-in {entrypoint} /usr/local/bin"]
+    _output("mmdebstrap", *options, "forky", str(rootfs))
+    return "Debian forky with its PostgreSQL"
 
 
 def _output(*argv: str, stderr: int = subprocess.PIPE, timeout: float | None = None) -> str:

@@ -1,7 +1,7 @@
 """Clients that send load and count the outcome of each request."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import network
@@ -18,6 +18,8 @@ class Tally:
     """Responses with a status other than 200."""
     refused: int = 0
     """Connections that were refused: nothing was sent."""
+    posted: int = field(default=0, compare=False)
+    """Of the answered, those that were sent by POST."""
 
 
 class Load:
@@ -106,6 +108,7 @@ class Load:
         await reader.readexactly(int(headers["content-length"]))
         if status.split()[1] == "200":
             self.tally.answered += 1
+            self.tally.posted += method == "POST"
         else:
             self.tally.failed += 1
         return headers.get("connection") != "close"

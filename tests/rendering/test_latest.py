@@ -1,4 +1,4 @@
-"""Every combination of answers with the newest of everything, as Copier and uv give it today.
+"""Every kind of service with the newest of everything, as Copier and uv give it today.
 
 `.github/workflows/latest.yml` runs it each week, so that a failure is known before a user
 starts a service with it.
@@ -23,7 +23,8 @@ CODE = ("pyproject.toml", "src", "tests")
 
 NEWEST = {"UV_FROZEN": "0", "UV_RESOLUTION": "highest"}
 
-Shape = tuple[str, bool, str]  # deployment, traces, database
+SHAPE = ("deployment", "traces", "database")
+Shape = tuple[str, bool, str]
 SHAPES: list[Shape] = list(itertools.product(TARGETS, (False, True), ("none", "postgresql")))
 # tests/database/test_database.py runs those with a database.
 every_shape = pytest.mark.parametrize(
@@ -34,29 +35,20 @@ Newest = Callable[[Shape], Project]
 
 
 def combinations() -> Iterator[dict[str, object]]:
-    """Every answer to the questions that have a few, but for what none may have."""
-    chosen: dict[str, list[object]] = {}
+    """Every shape, and for each target every other answer that has a few, one at a time."""
+    for deployment, traces, database in SHAPES:
+        yield {"deployment": deployment, "traces": traces, "database": database}
     for name, question in questions().items():
         choices = question.get("choices")
-        if question.get("when") is False or name == "python_version":
+        values = list(choices.values()) if isinstance(choices, dict) else []
+        if question["type"] == "bool":
+            values = [False, True]
+        if question.get("when") is False or name in ("python_version", *SHAPE):
             continue
-        if isinstance(choices, dict):
-            chosen[name] = list(choices.values())
-        elif question["type"] == "bool":
-            chosen[name] = [False, True]
-    for answers in itertools.product(*chosen.values()):
-        found = dict(zip(chosen, answers, strict=True))
-        if found["ci"] == "gitlab" and found["dependency_updates"] == "dependabot":
-            continue
-        if found["deployment"] != "kubernetes" and found["route"] != "httproute":
-            continue
-        # These two don't depend on CI: with one of it is enough.
-        by_default = (found["ci"], found["dependency_updates"]) == ("github", "renovate")
-        if not by_default and (found["database"] != "none" or not found["prometheus_operator"]):
-            continue
-        if not found["prometheus_operator"] and found["deployment"] != "kubernetes":
-            continue
-        yield found
+        for target, value in itertools.product(TARGETS, values):
+            is_asked = target == "kubernetes" or "kubernetes" not in str(question.get("ask"))
+            if is_asked and value != question["default"]:
+                yield {"deployment": target, name: value}
 
 
 def digest(project: Project) -> str:
@@ -70,7 +62,7 @@ def digest(project: Project) -> str:
 
 @pytest.fixture(scope="module")
 def services(render: Render) -> list[Project]:
-    """Every combination is rendered; of those whose code is the same, one."""
+    """All of them are rendered; of those whose code is the same, one."""
     different: dict[str, Project] = {}
     for answers in combinations():
         project = render(**answers)

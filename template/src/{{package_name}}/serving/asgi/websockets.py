@@ -1,5 +1,6 @@
 """WebSockets: ID, limits, metrics, and a line in the access log when one ends."""
 
+from collections.abc import Awaitable
 from time import perf_counter
 
 from starlette.exceptions import HTTPException
@@ -42,7 +43,7 @@ class WebSocketMiddleware:
                 label = str(code) if code in PROTOCOL_CODES else label
             return message
 
-        async def send_and_note(message: Message) -> None:
+        def send_and_note(message: Message) -> Awaitable[None]:
             nonlocal code, label, status
             if message["type"] in ("websocket.accept", "websocket.http.response.start"):
                 status = message.get("status", 101)
@@ -51,7 +52,7 @@ class WebSocketMiddleware:
             elif message["type"] == "websocket.close" and code is None:
                 code = message.get("code", 1000)
                 label = str(code)
-            await send(message)
+            return send(message)
 
         self.limits.websockets_open += 1
         try:

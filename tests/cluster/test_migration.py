@@ -1,0 +1,134 @@
+"""A rolling update on a real cluster whose migration Job changes the schema under load."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ..conftest import Render
+from ..harness import expand, images, kubernetes
+from ..harness.load import Load, Tally
+from ..harness.project import Project
+from ..kubernetes.test_manifests import kustomize
+from .test_deploy import Service, deployer, published
+
+POSTGRESQL = "docker.io/library/postgres:18"
+ENVIRONMENT = "deploy/kubernetes/overlays/staging/environment/kustomization.yaml"
+PODS = "198.51.100.0/24"
+"""The network of the cluster's pods."""
+REQUESTS = 20_000
+RATE = 400
+SECONDS = 600
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster with the image of PostgreSQL."""
+    if missing := kubernetes.missing_tools():
+        pytest.skip(f"no cluster without {', '.join(missing)}")
+    images.ensure([POSTGRESQL])
+    with kubernetes.run() as cluster:
+        cluster.push(POSTGRESQL)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def service(
+    render: Render, cluster: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """The first version in staging, with a role that may deploy and no more, and a database."""
+    directory = tmp_path_factory.mktemp("database")
+    rendered = render(
+        deployment="kubernetes",
+        database="postgresql",
+        request_timeout_seconds=5,
+        route="ingress",
+        prometheus_operator=False,
+    )
+    project = Project(Path(shutil.copytree(rendered.path, directory / "service")))
+    expand.write_routes(project)
+    with published(project, cluster) as image:
+        service = Service(project, cluster, image)
+        service.edit("value: 192.0.2.1/32", f"value: {PODS}", ENVIRONMENT)
+        service.kubeconfig = deployer(service, "staging", directory)
+        start_database(service)
+        status, said = service.deploy()
+        assert status == 0, said
+        sql(service, "INSERT INTO notes (text) VALUES ('first')")
+        yield service
+
+
+def start_database(service: Service) -> None:
+    """Start that of the local overlay in the namespace of the service, with its two Secrets."""
+    local = service.project.path / "deploy/kubernetes/overlays/local/postgresql"
+    objects = [each for each in kustomize(local) if each["kind"] != "Namespace"]
+    for each in objects:
+        each["metadata"]["namespace"] = service.namespace
+    service.kubectl("apply", "--filename=-", given=yaml.safe_dump_all(objects))
+    service.kubectl("rollout", "status", "statefulset/postgresql", "--timeout=180s")
+    sql(service, expand.ROLE)
+    for name, role in ((service.slug, "service"), (f"{service.slug}-migration", "postgres")):
+        address = f"--from-literal=DATABASE_URL=postgresql://{role}@postgresql/postgres"
+        service.kubectl("create", "secret", "generic", name, address)
+
+
+def sql(service: Service, statement: str) -> list[str]:
+    """Run a statement in the database; the rows of its result."""
+    psql = ("psql", "--username=postgres", "-XAqtv", "ON_ERROR_STOP=1", "-c", statement)
+    return service.kubectl("exec", "postgresql-0", "--", *psql).splitlines()
+
+
+def under_load(service: Service, client: Path, event: Callable[[], object]) -> Tally:
+    """Let something happen in the middle of a load that reads and writes."""
+    described = service.cluster.get("service", service.slug, f"--namespace={service.namespace}")
+    host = described["spec"]["clusterIP"]
+
+    async def run() -> Tally:
+        load = Load(80, list(expand.PATHS), rate=RATE, namespace=client, host=host)
+        async with asyncio.timeout(SECONDS):
+            await load.answered(REQUESTS // 20)
+            await asyncio.to_thread(event)
+            await load.answered(max(REQUESTS, load.tally.answered + REQUESTS // 20))
+            return await load.stop()
+
+    return asyncio.run(run())
+
+
+def test_failed_migration_leaves_the_version_before_serving_and_says_why(service: Service) -> None:
+    package = service.project.path / "src" / service.project.package
+    broken = package / "migrations/0002_broken.py"
+    broken.write_text(expand.MIGRATION.replace('"notes"', '"absent"'))
+    before = service.deployment()["spec"]
+    with published(service.project, service.cluster, "broken") as image:
+        status, said = service.deploy("staging", image)
+    broken.unlink()
+
+    assert status == 1
+    assert 'relation "absent" does not exist' in said
+    assert service.deployment()["spec"] == before
+
+
+def test_rolling_update_with_a_migration_loses_no_request_and_no_committed_row(
+    service: Service,
+) -> None:
+    client = service.cluster.client("ingress")
+    expand.next_version(service.project.path / "src" / service.project.package)
+
+    with ExitStack() as stack:
+        image = stack.enter_context(published(service.project, service.cluster, "2"))
+        said: list[tuple[int, str]] = []
+        tally = under_load(service, client, lambda: said.append(service.deploy("staging", image)))
+        [container] = service.deployment()["spec"]["template"]["spec"]["containers"]
+
+    assert said[0][0] == 0, said[0][1]
+    assert container["image"] == image
+    assert tally == Tally(answered=tally.answered)
+    assert tally.answered >= REQUESTS
+    first, second = expand.counts(sql(service, expand.COUNT))
+    assert first + second == tally.posted
+    assert min(first, second) > 0
