@@ -115,7 +115,7 @@ def test_each_field_is_told_as_it_is(manifests: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("`Saturated` | four", "`Sated` | four", "'Sated', but it is 'Saturated'"),
+        ("`Saturated` | 80", "`Sated` | 80", "'Sated', but it is 'Saturated'"),
         ("| `spec.groups[1].rules[7].alert` |", "| |", "7, 'alert'): is left out"),
         ("| `46` |", "| `45` |", "45, but it is 46"),
         ("| `spec.maxUnavailable` |", "| `spec.minAvailable` |", "minAvailable'): is not there"),
