@@ -174,8 +174,8 @@ def test_update(own_template: Path, tmp_path: Path, target: str) -> None:
 
     follow(told("update.md"), project)
 
-    *_, by_itself = told("update.md").split("\n## ")
-    assert set(re.findall(r"`([^`]+[.](?:yml|json))`", by_itself)) <= tree(project).keys()
+    *_, automatic = told("update.md").split("\n## ")
+    assert set(re.findall(r"`([^`]+[.](?:yml|json))`", automatic)) <= tree(project).keys()
     assert has_news(project)
     assert conflicts(project) == []
     assert project.answers["_commit"] == "v9999.1.0"
