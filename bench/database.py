@@ -21,12 +21,11 @@ from tests.harness.project import Project
 
 from . import meter
 from .meter import Row
-from .plot import Chart, panel
 from .probes import rendered
 from .results import Figures, Table, show, versions
 from .serving import started
 
-FULL, QUICK = (7, 3), (1, 1)
+FULL = (7, 3)
 PATH = "/notes/1"
 POOL = 2
 
@@ -157,23 +156,6 @@ def tables(figures: Figures) -> dict[str, Table]:
     return {
         "database": [head, *lines],
         "migration": [("the migration step", "takes"), ("nothing to migrate", step)],
-    }
-
-
-def charts(figures: Figures) -> dict[str, Chart]:
-    """CPU and throughput of each server."""
-    rows = figures["rows"]
-    kinds = {row["name"]: "ours" for row in rows if "complete" in row["name"]}
-    return {
-        "database": Chart(
-            "What the serving layer costs with PostgreSQL",
-            "CPU a request and requests a second of a read by primary key, bare FastAPI with the"
-            " same SQLAlchemy and pool, and the complete service, on each target",
-            [
-                panel("CPU a request, µs", rows, "cpu_us", "{:.0f}", kinds),
-                panel("requests a second", rows, "per_second", "{:,}", kinds),
-            ],
-        )
     }
 
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from tests.harness.template import ROOT
 
-from . import compression, database, memory, peers, rollout, routes, serving
+from . import compression, memory, peers, rollout, routes, serving
 from .plot import Chart, draw
 from .results import RESULTS, Figures, Sizes, Table, markdown, read
 
@@ -46,7 +46,6 @@ class Part(Protocol):
 PARTS: dict[str, Part] = {
     "serving": serving,
     "routes": routes,
-    "database": database,
     "peers": peers,
     "compression": compression,
     "memory": memory,

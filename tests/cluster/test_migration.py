@@ -72,8 +72,10 @@ def start_database(service: Service) -> None:
     service.kubectl("apply", "--filename=-", given=yaml.safe_dump_all(objects))
     service.kubectl("rollout", "status", "statefulset/postgresql", "--timeout=180s")
     sql(service, expand.ROLE)
+    described = service.cluster.get("service", "postgresql", f"--namespace={service.namespace}")
+    host = described["spec"]["clusterIP"]  # this cluster has no DNS
     for name, role in ((service.slug, "service"), (f"{service.slug}-migration", "postgres")):
-        address = f"--from-literal=DATABASE_URL=postgresql://{role}@postgresql/postgres"
+        address = f"--from-literal=DATABASE_URL=postgresql://{role}@{host}/postgres"
         service.kubectl("create", "secret", "generic", name, address)
 
 

@@ -166,6 +166,19 @@ def test_production_does_not_start_on_another_loop_or_parser(
     assert "Traceback" not in log
 
 
+@only_in_pods
+def test_host_of_the_image_is_ipv4_and_ipv6(project: Project, tmp_path: Path) -> None:
+    port = free_port()
+    command, options = start_command(project, f"{project.package}.app:app", port)
+    found = re.search(r'"--host", "(.*?)"', (project.path / "Dockerfile").read_text())
+    assert found
+    command[command.index("--host") + 1] = found[1]
+
+    with launch(project, command, tmp_path / "log", port, options) as server:
+        server.wait_until_ready()
+        socket.create_connection(("::1", port)).close()
+
+
 def test_development_starts_on_another_loop_with_a_warning(
     project: Project, tmp_path: Path
 ) -> None:

@@ -144,6 +144,19 @@ async def fail() -> None:
     raise LookupError("at once")
 
 
+@app.get("/exit")
+async def leave() -> None:
+    raise SystemExit(2)
+
+
+@app.get("/hang-and-fail-in-a-group")
+async def hang_and_fail_in_a_group() -> None:
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError as error:
+        raise BaseExceptionGroup("of a task group", [error, LookupError("while cleaning up")])
+
+
 @app.get("/background")
 async def background(tasks: BackgroundTasks) -> str:
     def fail() -> None:
@@ -193,13 +206,23 @@ async def chat(socket: WebSocket, room: str) -> None:
         await socket.send_text(text)
 
 
+@app.websocket("/fail-before-accept")
+async def fail_before_accept(socket: WebSocket) -> None:
+    raise LookupError("before it was accepted")
+
+
+@app.websocket("/never-accept")
+async def never_accept(socket: WebSocket) -> None:
+    pass
+
+
 def own(_: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
     return Response(f"own {{status}}", status)
 
 
 if os.environ.get("OWN_HANDLERS"):
-    for handled in (400, 413, 504, Exception):
+    for handled in (400, 413, 503, 504, Exception):
         app.add_exception_handler(handled, own)
 
 
@@ -213,8 +236,13 @@ async def order(tenant: str, number: int) -> str:
 
 app.mount("/t/{{tenant}}", tenants)
 
+framework = FastAPI(title="with the error bodies of FastAPI")
+serving.install(framework, serving.load(serving.ServingSettings), problems=False)
+framework.add_api_route("/upload", upload, methods=["POST"])
+app.mount("/framework", framework)
+
 with_middleware = FastAPI(title="the same below a BaseHTTPMiddleware")
 with_middleware.add_middleware(Inner)
-with_middleware.router.routes.extend(app.router.routes[-30:])
+with_middleware.router.routes.extend(app.router.routes[-35:])
 app.mount("/wrapped", with_middleware)
 '''

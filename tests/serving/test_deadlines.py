@@ -1,11 +1,12 @@
 """Deadlines: cancelled requests, exempt ones, and log lines."""
 
+import dataclasses
 import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ..harness.server import Server
+from ..harness.server import Server, free_port
 from ..harness.wire import HOST, Wire, log_of
 from .conftest import ServeRoutes
 
@@ -41,10 +42,26 @@ def test_requests_that_wait_for_a_thread_get_504_and_no_thread_is_added(
     assert statuses.count(504) >= 36
 
 
+def test_threads_in_use_and_calls_that_wait_are_counted(serve_routes: ServeRoutes) -> None:
+    port = free_port()
+    settings = {"THREADS": "2", "METRICS_PORT": str(port), "REQUEST_TIMEOUT_SECONDS": "30"}
+    with ThreadPoolExecutor(5) as pool, serve_routes(**settings) as server:
+        metrics = dataclasses.replace(server, port=port)
+        for _ in range(5):
+            pool.submit(server.get, "/block?seconds=8")
+        wanted = {"threads_in_use 2.0", "threads_waiting 3.0", "threads_limit 2.0"}
+        while not wanted <= set(metrics.get("/metrics").body.decode().splitlines()):
+            assert server.process.poll() is None  # sampled each second
+
+
 @pytest.mark.parametrize("below", ["", "/wrapped"])
 @pytest.mark.parametrize(
     ("path", "function", "error"),
-    [("/hang", "hang_here", None), ("/hang-and-fail", "hang_and_fail", "while cleaning up")],
+    [
+        ("/hang", "hang_here", None),
+        ("/hang-and-fail", "hang_and_fail", "while cleaning up"),
+        ("/hang-and-fail-in-a-group", "hang_and_fail_in_a_group", "while cleaning up"),
+    ],
 )
 def test_cancelled_request_leaves_one_line_with_its_stack_and_error(
     server: Server, below: str, path: str, function: str, error: str | None

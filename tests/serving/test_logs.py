@@ -102,15 +102,16 @@ def test_an_unhandled_error_is_logged_once_with_its_trace(saying: Server) -> Non
 def test_request_id_is_accepted_from_the_trusted_proxy_only(
     project: Project, tmp_path: Path, trust: str, taken: bool
 ) -> None:
+    clients = ("203.0.113.9", "203.0.113.9:5678")  # some proxies send the port too
     with serve(project, tmp_path / "log", env={"FORWARDED_ALLOW_IPS": trust}) as server:
-        sent = {"X-Request-ID": "an-id-that-was-sent", "X-Forwarded-For": "203.0.113.9"}
-        answer = server.get("/nowhere", **sent)
+        for client in clients:
+            sent = {"X-Request-ID": "an-id-that-was-sent", "X-Forwarded-For": client}
+            answer = server.get("/nowhere", **sent)
+            assert (answer.headers["x-request-id"] == "an-id-that-was-sent") is taken
         server.stop()
 
-    [line] = server.requests
-    assert (answer.headers["x-request-id"] == "an-id-that-was-sent") is taken
-    assert line["request_id"] == answer.headers["x-request-id"]
-    assert (line["client"] == "203.0.113.9") is taken
+    assert [line["client"] == "203.0.113.9" for line in server.requests] == [taken, taken]
+    assert [line["request_id"] == "an-id-that-was-sent" for line in server.requests] == [taken] * 2
 
 
 def test_sigterm_under_load_loses_no_line(project: Project, tmp_path: Path) -> None:

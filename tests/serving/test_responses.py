@@ -26,15 +26,16 @@ def strict(serve_routes: ServeRoutes) -> Iterator[Server]:
 
 
 def test_every_error_has_cors_id_and_security_headers(strict: Server) -> None:
-    asked: dict[int, Callable[[], Answer]] = {
-        500: lambda: strict.get("/raise", Origin=ORIGIN),
-        504: lambda: strict.get("/hang", Origin=ORIGIN),
-        413: lambda: strict.ask("POST", "/echo", LARGE, Origin=ORIGIN),
-        400: lambda: strict.get("/nowhere", Origin=ORIGIN, Host="other.example"),
-        404: lambda: strict.get("/nowhere", Origin=ORIGIN),
-        418: lambda: strict.get("/answers/418", Origin=ORIGIN),
-    }
-    for status, ask in asked.items():
+    asked: list[tuple[int, Callable[[], Answer]]] = [
+        (500, lambda: strict.get("/raise", Origin=ORIGIN)),
+        (500, lambda: strict.get("/exit", Origin=ORIGIN)),
+        (504, lambda: strict.get("/hang", Origin=ORIGIN)),
+        (413, lambda: strict.ask("POST", "/echo", LARGE, Origin=ORIGIN)),
+        (400, lambda: strict.get("/nowhere", Origin=ORIGIN, Host="other.example")),
+        (404, lambda: strict.get("/nowhere", Origin=ORIGIN)),
+        (418, lambda: strict.get("/answers/418", Origin=ORIGIN)),
+    ]
+    for status, ask in asked:
         answer = ask()
         assert answer.status == status
         assert answer.headers["access-control-allow-origin"] == ORIGIN, status
@@ -111,13 +112,13 @@ def test_upload_into_a_full_disk_is_a_500_with_its_cause(
     missing = str(tmp_path / "gone")
     with serve_routes(MAX_BODY_BYTES="5000000") as server, log_of(server) as log:
         server.get(f"/temporary-directory?path={missing}")
-        answer = server.ask(
-            "POST", "/upload", body, **{"Content-Type": "multipart/form-data; boundary=B"}
-        )
+        headers = {"Content-Type": "multipart/form-data; boundary=B"}
+        paths = ("/upload", "/framework/upload")
+        answers = [server.ask("POST", path, body, **headers) for path in paths]
 
-    assert answer.status == 500
-    [cause] = [line for line in log if "exception" in line]
-    assert "FileNotFoundError" in cause["exception"]
+    assert [answer.status for answer in answers] == [500, 500]
+    causes = [line["exception"] for line in log if "exception" in line]
+    assert ["FileNotFoundError" in cause for cause in causes] == [True, True]
 
 
 def test_head_of_health_routes(server: Server) -> None:
@@ -155,9 +156,15 @@ def test_disconnected_client_is_499_and_never_a_server_error(
 
 
 def test_handlers_of_the_service_answer_refusals_of_the_layer(serve_routes: ServeRoutes) -> None:
-    settings = {"ALLOWED_HOSTS": "127.0.0.1", "OWN_HANDLERS": "yes"}
+    settings = {"ALLOWED_HOSTS": "127.0.0.1", "MAX_CONCURRENCY": "1", "OWN_HANDLERS": "yes"}
     with serve_routes(**settings) as server:
+        with Wire(server) as held:
+            held.send(b"GET /late-first-chunk HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            held.head()
+            full = server.get("/nowhere")
+        server.wait_for_log("/late-first-chunk")
         answers = [
+            full,
             server.get("/hang"),
             server.ask("POST", "/echo", LARGE),
             server.ask("POST", "/echo", iter([LARGE])),
@@ -166,6 +173,7 @@ def test_handlers_of_the_service_answer_refusals_of_the_layer(serve_routes: Serv
         ]
 
     assert [(answer.status, answer.body) for answer in answers] == [
+        (503, b"own 503"),
         (504, b"own 504"),
         (413, b"own 413"),
         (413, b"own 413"),
@@ -173,6 +181,12 @@ def test_handlers_of_the_service_answer_refusals_of_the_layer(serve_routes: Serv
         (500, b"own 500"),
     ]
     assert all("x-request-id" in answer.headers for answer in answers)
+
+
+def test_ids_differ_after_the_service_has_seeded_random(server: Server) -> None:
+    ids = [server.get("/seed").headers["x-request-id"] for _ in range(3)]
+
+    assert len(set(ids)) == 3
 
 
 def test_labels_are_bounded_by_what_is_declared(server: Server) -> None:

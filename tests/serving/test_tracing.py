@@ -51,6 +51,25 @@ print("collects", flush=True)
 server.serve_forever()
 """
 
+# Sets a provider after the application was made, prints the spans that it gets.
+PROVIDER = """
+from fastapi.testclient import TestClient
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from {package}.app import create_app
+
+app = create_app()
+exporter, provider = InMemorySpanExporter(), TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(exporter))
+trace.set_tracer_provider(provider)
+with TestClient(app) as client:
+    client.get("/large-response?size_kb=1")
+print("spans:", *(span.name for span in exporter.get_finished_spans()), sep="\\n")
+"""
+
 
 @pytest.fixture(scope="module")
 def traced(render: Render, target: str) -> Project:
@@ -139,3 +158,25 @@ def test_without_an_endpoint_there_are_no_spans(traced: Project, tmp_path: Path)
 
     [line] = lines_of_requests(server)
     assert "span_id" not in line
+
+
+@pytest.mark.parametrize("traces", [True, False])
+def test_provider_that_the_service_sets_gets_a_span_of_each_request(
+    render: Render, tmp_path: Path, traces: bool
+) -> None:
+    project = render(deployment="kubernetes", traces=traces)
+    project.uv("sync", "--quiet")
+    if not traces:
+        version = "from importlib.metadata import version; print(version('opentelemetry-api'))"
+        api = project.run(project.program("python"), "-c", version).stdout.strip()
+        sdk = f"opentelemetry-sdk=={api}"
+        project.uv("pip", "install", "--quiet", "--target", str(tmp_path), sdk)
+    (tmp_path / "provider.py").write_text(PROVIDER.format(package=project.package))
+
+    done = project.run(
+        project.program("python"),
+        str(tmp_path / "provider.py"),
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+
+    assert "GET /large-response" in done.stdout.partition("spans:")[2].splitlines()

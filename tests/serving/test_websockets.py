@@ -45,11 +45,30 @@ def test_refused_handshakes_leave_a_line(server: Server) -> None:
     assert "hunter2" not in server.log
 
 
+@pytest.mark.parametrize("path", ["/fail-before-accept", "/never-accept"])
+def test_handshake_that_the_application_does_not_answer_is_a_500(server: Server, path: str) -> None:
+    with log_of(server) as log, pytest.raises(InvalidStatus, match="500") as failed:
+        connect(url(server, path))
+
+    [line] = [line for line in log if line["event"] == "websocket"]
+    assert (line["route"], line["status"], line["close_code"]) == (path, 500, None)
+    if path == "/fail-before-accept":
+        assert failed.value.response.headers["x-request-id"] == line["request_id"]
+        [error] = [line for line in log if "exception" in line]
+        assert error["request_id"] == line["request_id"]
+        assert error["exception"].endswith("LookupError: before it was accepted")
+
+
 def test_unknown_host_is_refused_for_websockets_too(serve_routes: ServeRoutes) -> None:
     with serve_routes(ALLOWED_HOSTS="127.0.0.1") as server:
         evil = socket.create_connection(("127.0.0.1", server.port))
-        with pytest.raises(InvalidStatus, match="400"):
+        with pytest.raises(InvalidStatus, match="400") as refused:
             connect("ws://evil.example/echo/1", sock=evil)
+        headers = refused.value.response.headers
+        assert (headers["cache-control"], headers["x-content-type-options"]) == (
+            "no-store",
+            "nosniff",
+        )
         with connect(url(server, "/echo/1")) as room:
             room.send("hello")
             assert room.recv(timeout=10) == "hello"

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import threading
@@ -326,6 +327,23 @@ def test_full_disk_at_start_loses_metrics_but_no_worker(
         assert workers(server) == before
         told = [e for e in server.events if e["event"].startswith("Metrics are missing")]
         assert len(told) == 3, "a line of the master and of each worker"
+
+
+@of_vm
+def test_sampling_goes_on_after_a_fault_that_has_left_a_line(
+    project: Project, tmp_path: Path
+) -> None:
+    with served(project, tmp_path, workers=1) as server:
+        [worker] = workers(server)
+        soft, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (0, hard))
+        server.wait_for_log("Metrics could not be sampled")
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (soft, hard))
+
+        before = value(server, "process_cpu_seconds_total")
+        wait_until(lambda: value(server, "process_cpu_seconds_total") != before, "sampled again")
+        assert server.log.count("Metrics could not be sampled") == 1
+        assert "Too many open files" in server.log
 
 
 def test_the_service_answers_while_it_is_scraped(project: Project, tmp_path: Path) -> None:

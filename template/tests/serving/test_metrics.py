@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, WebSocket
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi.testclient import TestClient
 from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def counted(method: str, route: str, status: int) -> float:
@@ -42,11 +43,16 @@ def test_routes_of_starlette_and_mounts_are_labelled_as_declared(
         routes=[Route("/hello/{name}", hello), Mount("/files", StaticFiles(directory=tmp_path))]
     )
     app.add_route("/plain/{name}", hello)
+    app.add_route("/other/{name}", hello)
+    app.frontend("/ui", directory=tmp_path, fallback=None)
     app.mount("/static", StaticFiles(directory=tmp_path))
     app.mount("/inner", inner)
     app.mount("/shops/{shop}", inner)
     asked = {
         "/plain/ann": ("/plain/{name}", 200),
+        "/other/ann": ("/other/{name}", 200),
+        "/ui/logo.svg": ("/ui/{path}", 200),
+        "/ui/no.svg": ("/ui/{path}", 404),
         "/static/logo.svg": ("/static/{path}", 200),
         "/static/no.svg": ("/static/{path}", 404),
         "/inner/hello/ann": ("/inner/hello/{name}", 200),
@@ -62,6 +68,86 @@ def test_routes_of_starlette_and_mounts_are_labelled_as_declared(
 
     after = [counted("GET", *told) for told in asked.values()]
     assert after == [count + 1 for count in before]
+
+
+def test_what_a_router_includes_is_labelled_with_its_prefix(app: FastAPI, tmp_path: Path) -> None:
+    def hello(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("hello")
+
+    (tmp_path / "logo.svg").write_text("<svg/>")
+    inner = FastAPI()
+    inner.add_api_route("/orders/{number}", lambda number: number)
+    router = APIRouter()
+    router.add_route("/plain/{name}", hello)
+    router.mount("/shops/{shop}", inner)
+    router.frontend("/ui", directory=tmp_path, fallback=None)
+
+    @router.websocket("/rooms/{room}")
+    async def room(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close(4000)
+
+    app.include_router(router, prefix="/v1")
+    asked = {
+        "/v1/plain/ann": ("/v1/plain/{name}", 200),
+        "/v1/shops/7/orders/8": ("/v1/shops/{shop}/orders/{number}", 200),
+        "/v1/shops/7/nowhere": ("/v1/shops/{shop}/{path}", 404),
+        "/v1/ui/logo.svg": ("/v1/ui/{path}", 200),
+    }
+    before = [counted("GET", *told) for told in asked.values()]
+
+    client = TestClient(app)
+    for path in asked:
+        client.get(path)
+    with client.websocket_connect("/v1/rooms/7"):
+        pass
+
+    after = [counted("GET", *told) for told in asked.values()]
+    assert after == [count + 1 for count in before]
+    labels = {"route": "/v1/rooms/{room}", "close_code": "4000"}
+    assert REGISTRY.get_sample_value("websocket_duration_seconds_count", labels) == 1
+
+
+def test_files_mounted_at_the_root_have_one_label(app: FastAPI, tmp_path: Path) -> None:
+    (tmp_path / "logo.svg").write_text("<svg/>")
+    app.mount("/", StaticFiles(directory=tmp_path))
+    before = counted("GET", "/{path}", 200), counted("GET", "/{path}", 404)
+
+    client = TestClient(app)
+    client.get("/logo.svg")
+    client.get("/no.svg")
+
+    after = counted("GET", "/{path}", 200), counted("GET", "/{path}", 404)
+    assert after == (before[0] + 1, before[1] + 1)
+
+
+class CopyScope:
+    """Middleware that passes on a copy of the scope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app({**scope, "copied": True}, receive, send)
+
+
+def test_middleware_that_copies_the_scope_does_not_hide_the_route(app: FastAPI) -> None:
+    app.add_middleware(CopyScope)
+    app.add_api_route("/copied/{number}", lambda number: number)
+
+    @app.websocket("/copied-rooms/{room}")
+    async def room(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+    client = TestClient(app)
+    client.get("/copied/1")
+    with client.websocket_connect("/copied-rooms/7"):
+        pass
+
+    assert counted("GET", "/copied/{number}", 200) == 1
+    labels = {"route": "/copied-rooms/{room}", "close_code": "1000"}
+    assert REGISTRY.get_sample_value("websocket_duration_seconds_count", labels) == 1
 
 
 def test_undeclared_paths_and_methods_share_a_label(app: FastAPI) -> None:

@@ -127,6 +127,6 @@ def is_forwarded(scope: Scope, receive: Receive) -> bool:
     return peer is not None and tuple(peer[:2]) != tuple(client)
 
 
-def log_exception(error: Exception) -> None:
+def log_exception(error: BaseException) -> None:
     """Log an exception of the application, with uvicorn's message."""
     logger.error("Exception in ASGI application\n", exc_info=error)

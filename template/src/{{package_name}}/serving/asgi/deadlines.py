@@ -20,6 +20,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from ..budget import REQUEST_TIMEOUT_SECONDS
+from ..observability.route_template import matched_route
 
 logger = logging.getLogger(__name__)
 
@@ -56,14 +57,15 @@ class DeclaredDeadline:
 
     async def __call__(self, connection: HTTPConnection) -> None:
         """Set the deadline of this request."""
-        if found := connection.scope.get(SCOPE_KEY):
+        found = connection.scope.get(SCOPE_KEY)
+        if isinstance(found, Deadline):  # a WebSocket has none
             found.move(self.seconds)
 
 
 def declared(scope: Scope) -> DeclaredDeadline | None:
     """Return the deadline of the matched route; dependencies run only after the body is read."""
-    route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
-    dependencies = getattr(getattr(route, "dependant", None), "dependencies", ())
+    dependant = getattr(matched_route(scope), "dependant", None)
+    dependencies = getattr(dependant, "dependencies", ())
     found = [d.call for d in dependencies if isinstance(d.call, DeclaredDeadline)]
     return found[-1] if found else None
 
@@ -120,7 +122,7 @@ class Deadline:
         self.stack = "".join(traceback.StackSummary.extract(stack).format())
         self.cancel_scope.cancel()
 
-    def log(self, error: Exception | None) -> None:
+    def log(self, error: BaseException | None) -> None:
         """Log a cancelled request: where it waited, and what it raised."""
         logger.error(
             "No response within %s s: cancelled %s %s",

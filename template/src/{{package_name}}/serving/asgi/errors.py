@@ -11,7 +11,7 @@ from fastapi.exception_handlers import (
     request_validation_exception_handler,
 )
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -54,6 +54,8 @@ def install(app: FastAPI, *, problems: bool = True) -> None:
     handlers: dict[Any, Any] = app.exception_handlers
     handlers.setdefault(ClientDisconnect, client_disconnected)
     if not problems:
+        if handlers[HTTPException] is http_exception_handler:
+            handlers[HTTPException] = framework_error
         return
     app.router.responses["default"] = {
         "description": "A problem (RFC 9457)",
@@ -71,13 +73,31 @@ async def http_error(_: Request, error: HTTPException) -> Response:
     """Return an HTTP exception of the application or the framework as a problem."""
     if error.status_code in (204, 205, 304):  # these carry no body
         return Response(status_code=error.status_code, headers=error.headers)
-    if error.status_code == 400 and error.detail == UNREADABLE_BODY:
-        if isinstance(error.__cause__, ClientDisconnect):
-            return await client_disconnected(_, error.__cause__)
-        if isinstance(error.__cause__, OSError | MemoryError):  # the disk may be full
-            logger.error("The request body could not be read", exc_info=error.__cause__)
+    match unreadable_body(error):
+        case ClientDisconnect() as gone:
+            return await client_disconnected(_, gone)
+        case OSError() | MemoryError():
             return problem(500)
     return problem(error.status_code, error.detail, headers=error.headers)
+
+
+async def framework_error(request: Request, error: HTTPException) -> Response:
+    """Answer as FastAPI does, but for a body that could not be read."""
+    match unreadable_body(error):
+        case ClientDisconnect() as gone:
+            return await client_disconnected(request, gone)
+        case OSError() | MemoryError():
+            return PlainTextResponse("Internal Server Error", 500)
+    return await http_exception_handler(request, error)
+
+
+def unreadable_body(error: HTTPException) -> BaseException | None:
+    """Return why the body could not be read, and log what is a fault of the server."""
+    if error.status_code != 400 or error.detail != UNREADABLE_BODY:
+        return None
+    if isinstance(error.__cause__, OSError | MemoryError):  # the disk may be full
+        logger.error("The request body could not be read", exc_info=error.__cause__)
+    return error.__cause__
 
 
 async def validation_error(_: Request, error: RequestValidationError) -> Response:

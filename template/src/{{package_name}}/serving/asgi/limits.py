@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
-from starlette.exceptions import HTTPException
+from fastapi import HTTPException
 from starlette.types import Scope
 
 from ..lifecycle.health import PATHS
@@ -25,7 +25,7 @@ class Limits:
         self.max_concurrency = settings.max_concurrency
         self.max_body_bytes = settings.max_body_bytes
         self.timeout = settings.request_timeout_seconds
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._current: Deadlines | None = None
         self._deadlines: WeakKeyDictionary[asyncio.AbstractEventLoop, Deadlines] = (
             WeakKeyDictionary()
         )
@@ -35,12 +35,11 @@ class Limits:
 
     @property
     def deadlines(self) -> Deadlines:
-        """The deadlines of the running event loop; tests may use several loops."""
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            self._loop = loop
-            self._current = self._deadlines.setdefault(loop, Deadlines(self.timeout))
-        return self._current
+        """The deadlines of the running event loop: tests may have several, each in a thread."""
+        loop, current = asyncio.get_running_loop(), self._current
+        if current is None or current.loop is not loop:
+            current = self._current = self._deadlines.setdefault(loop, Deadlines(self.timeout))
+        return current
 
     def refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> HTTPException | None:
         """Return the refusal of a request or handshake, or None to pass it to the application.

@@ -5,9 +5,8 @@ from time import perf_counter
 from typing import Any
 
 from anyio.lowlevel import checkpoint
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY, RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -18,8 +17,9 @@ from ..observability.access_log import AccessLog
 from ..uvicorn_server import is_uvicorn, log_exception
 from . import headers, request_id
 from .compression import Compressor, negotiate
+from .deadlines import SCOPE_KEY
 from .errors import problem
-from .limits import Limits, is_health
+from .limits import Limits, is_health, is_preflight
 
 BODY_LIMIT_HEADERS = frozenset(PlainTextResponse("Content Too Large").raw_headers)
 # Logged when the client has closed its connection before the response was complete.
@@ -45,6 +45,8 @@ class ServingMiddleware:
         self.is_prepared = False
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if SCOPE_KEY in scope:  # another application with this layer has mounted this one
+            return self.app(scope, receive, send)
         if not self.is_prepared:
             self.prepare()
         if scope["method"] == "HEAD" and is_health(scope):
@@ -56,7 +58,7 @@ class ServingMiddleware:
         self.is_prepared = True
         for cls, args, kwargs in self.fastapi.user_middleware:
             # Not a subclass: it may withhold CORS from some paths.
-            if cls is CORSMiddleware:
+            if cls is CORSMiddleware and self.cors is None:  # the outermost one
                 self.cors = CORSMiddleware(self.app, *args, **kwargs)
 
     async def refuse(
@@ -103,17 +105,21 @@ class Exchange:
         limits, sent = middleware.limits, self.request_headers
         token = request_id.bind(self.ids)
         limits.in_flight += 1
-        error: Exception | None = None
+        error: BaseException | None = None
         try:
             try:
                 with deadline.cancel_scope:
                     if refusal := limits.refusal(scope, sent):
                         await self.refuse(refusal)
+                    elif middleware.cors and is_preflight(scope, sent):
+                        # Before middleware of the service: a preflight has no token to check.
+                        await middleware.cors(scope, self.receive, self.send)
                     elif self.has_body() and MAX_BODY_SIZE_SCOPE_KEY not in scope:
                         await middleware.app_with_body(scope, self.receive, self.send)
                     else:
                         await middleware.app(scope, self.receive, self.send)
-            except Exception as raised:
+            # `sys.exit()` in a route is an error of the request; a cancellation is the server's.
+            except (Exception, BaseExceptionGroup, SystemExit) as raised:
                 error = raised
             finally:
                 limits.in_flight -= 1
@@ -207,7 +213,8 @@ class Exchange:
         """Measure and log the request."""
         status = CLIENT_CLOSED_REQUEST if self.is_client_gone else self.status or 500
         seconds = perf_counter() - self.started
-        self.middleware.access_log.add(self.scope, status, seconds, self.size, self.ids)
+        scope = self.deadline.scope  # the one with the route
+        self.middleware.access_log.add(scope, status, seconds, self.size, self.ids)
 
 
 def is_body_limit(start: Message) -> bool:

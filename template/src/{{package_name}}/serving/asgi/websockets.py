@@ -1,18 +1,26 @@
 """WebSockets: ID, limits, metrics, and a line in the access log when one ends."""
 
 from collections.abc import Awaitable
+from contextlib import suppress
 from time import perf_counter
+from types import SimpleNamespace
 
-from starlette.exceptions import HTTPException
+from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..observability.access_log import AccessLog
 from . import request_id
+from .deadlines import SCOPE_KEY
 from .errors import problem
+from .headers import completed
 from .limits import Limits
 
 # What a client sees when the connection ends without a close frame (RFC 6455, 7.1.5).
 NO_CLOSE_FRAME = 1006
+# Logged when the client has left before the handshake was answered.
+CLIENT_CLOSED_REQUEST = 499
+# The extension of ASGI by which a handshake is refused with a response.
+DENIAL = "websocket.http.response"
 # Codes that the protocol defines (RFC 6455, 7.4.1, and IANA's registry).
 PROTOCOL_CODES = range(1000, 1016)
 
@@ -26,32 +34,42 @@ class WebSocketMiddleware:
         self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if SCOPE_KEY in scope:  # another application with this layer has mounted this one
+            await self.app(scope, receive, send)
+            return
         started = perf_counter()
+        routed = scope[SCOPE_KEY] = SimpleNamespace(scope=scope)
         headers = dict(reversed(scope.get("headers", ())))
         ids = request_id.identify(scope, receive, headers)
         token = request_id.bind(ids)
         response_id = (b"x-request-id", ids["request_id"].encode())
-        status = 403  # of the handshake, unless the application accepts it
+        status: int | None = None  # of the handshake
         code: int | None = None
         label = "other"  # of the code in metrics: clients may send any of 2,000
 
         async def receive_and_note() -> Message:
-            nonlocal code, label
+            nonlocal code, label, status
             message = await receive()
             if message["type"] == "websocket.disconnect" and code is None:
                 code = message.get("code", NO_CLOSE_FRAME)
                 label = str(code) if code in PROTOCOL_CODES else label
+                status = status or CLIENT_CLOSED_REQUEST
             return message
 
         def send_and_note(message: Message) -> Awaitable[None]:
             nonlocal code, label, status
-            if message["type"] in ("websocket.accept", "websocket.http.response.start"):
-                status = message.get("status", 101)
+            if message["type"] == "websocket.accept":
+                status = 101
                 ids.update(request_id.span_ids())
                 message = {**message, "headers": [*message.get("headers", ()), response_id]}
+            elif message["type"] == "websocket.http.response.start":
+                status = message["status"]
+                ids.update(request_id.span_ids())
+                message = completed(message, ids["request_id"])
             elif message["type"] == "websocket.close" and code is None:
                 code = message.get("code", 1000)
                 label = str(code)
+                status = status or 403
             return send(message)
 
         self.limits.websockets_open += 1
@@ -61,18 +79,25 @@ class WebSocketMiddleware:
                 await refuse(refusal, scope, receive, send_and_note)
             else:
                 await self.app(scope, receive_and_note, send_and_note)
+        except Exception:
+            if status is None and DENIAL in scope.get("extensions", {}):
+                with suppress(OSError):  # the client has gone
+                    await problem(500)(scope, receive, send_and_note)
+            raise  # uvicorn logs it, with the ID
+        else:
+            request_id.unbind(token)
         finally:
             self.limits.websockets_open -= 1
-            if code is not None or status != 101:  # else uvicorn has an exception to log
-                request_id.unbind(token)
+            del scope[SCOPE_KEY]  # a reference cycle
+            status = status or 500  # what uvicorn sends for an application that sends nothing
             ended = (code or NO_CLOSE_FRAME) if status == 101 else None
             seconds = perf_counter() - started
-            self.access_log.add_websocket(scope, status, ended, label, seconds, ids)
+            self.access_log.add_websocket(routed.scope, status, ended, label, seconds, ids)
 
 
 async def refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse the handshake with a problem, or with 403 if the server supports only that."""
-    if "websocket.http.response" in scope.get("extensions", {}):
+    if DENIAL in scope.get("extensions", {}):
         response = problem(refusal.status_code, refusal.detail, headers=refusal.headers)
         await response(scope, receive, send)
     else:

@@ -3,7 +3,10 @@
 from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .deadlines import SCOPE_KEY
 
 
 def wrap(app: FastAPI, **middleware: Callable[[ASGIApp], ASGIApp]) -> None:
@@ -25,3 +28,19 @@ def wrap(app: FastAPI, **middleware: Callable[[ASGIApp], ASGIApp]) -> None:
 
     names = {"__call__": call, "__doc__": app_class.__doc__, "__module__": app_class.__module__}
     app.__class__ = type(app_class.__name__, (app_class,), names)
+    app.user_middleware.append(Middleware(RoutedScope))
+
+
+class RoutedScope:
+    """The innermost middleware: it notes the scope that gets the route.
+
+    A middleware of the service that changes a scope passes on a copy of it, as ASGI demands.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if noted := scope.get(SCOPE_KEY):
+            noted.scope = scope
+        return self.app(scope, receive, send)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fastapi import FastAPI, Response, status
+from fastapi import APIRouter, FastAPI, Response, status
 
 from ..readiness import Availability, Readiness, Report
 
@@ -12,17 +12,23 @@ PATHS = frozenset({"/health/live", "/health/ready"})
 def install(app: FastAPI, readiness: Readiness) -> None:
     """Add `/health/live` and `/health/ready` to `app`.
 
-    Both are coroutines, so that a full thread pool does not delay them.
+    Both are coroutines, so that a full thread pool does not delay them. A router of their own keeps
+    the dependencies of `app`, such as authentication, and its default response class from them.
     """
+    router = APIRouter(
+        tags=["health"],
+        responses=app.router.responses,
+        include_in_schema=app.router.include_in_schema,
+        generate_unique_id_function=app.router.generate_unique_id_function,
+    )
 
-    @app.get("/health/live", tags=["health"])
+    @router.get("/health/live")
     async def live() -> dict[Literal["status"], Literal["live"]]:
         """The process responds. It checks no dependency: a restart would not fix one."""
         return {"status": "live"}
 
-    @app.get(
+    @router.get(
         "/health/ready",
-        tags=["health"],
         response_model_exclude_none=True,
         responses={503: {"model": Report, "description": "Starting, unavailable or draining"}},
     )
@@ -32,3 +38,5 @@ def install(app: FastAPI, readiness: Readiness) -> None:
         if report.status is not Availability.READY:
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
         return report
+
+    app.router.routes.extend(router.routes)

@@ -7,10 +7,11 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,8 @@ PIPE_BUF = 4096
 RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
 # Modules of uvicorn and websockets that implement the protocol.
 HANDSHAKE = re.compile(r"[/\\]websockets[/\\]")
+# Requests that end in the same iteration of the event loop have the same time.
+time_to_json = lru_cache(maxsize=1)(to_json)
 OWN = ("timestamp", "level", "logger", "event", "exception")
 
 PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
@@ -47,6 +50,8 @@ def configure(settings: ServingSettings) -> "Log":
     hook = getattr(sys.excepthook, "func", sys.excepthook)
     if settings.environment is not Environment.DEVELOPMENT and hook in EXCEPTION_HOOKS:
         sys.excepthook = partial(write_exception, log.mask)
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = log_thread_exception
     take_over("uvicorn", "uvicorn.error")
     # The access log has a line for each handshake, without the query string.
     logging.getLogger("uvicorn.error").addFilter(is_not_handshake)
@@ -61,6 +66,14 @@ def write_exception(
 ) -> None:
     """Write an uncaught exception, such as a failed import, to standard error, masked."""
     sys.stderr.write(mask.text("".join(traceback.format_exception(kind, error, trace))))
+
+
+def log_thread_exception(ended: threading.ExceptHookArgs) -> None:
+    """Log what has ended a thread of the service; Python would print it."""
+    name = ended.thread.name if ended.thread else "unknown"
+    error = ended.exc_value
+    if not isinstance(error, SystemExit):
+        logging.getLogger("threading").error("Exception in thread %s", name, exc_info=error)
 
 
 # Python's own, and this one with the mask of another application.
@@ -143,7 +156,7 @@ class Log(logging.Handler):
             return lambda time, others: self.render({"timestamp": time, **common, **others})
         rendered = to_json(common)[1:-1]
         return lambda time, others: (
-            b'{"timestamp":%b,%b,%b\n' % (to_json(time), rendered, to_json(others)[1:])
+            b'{"timestamp":%b,%b,%b\n' % (time_to_json(time), rendered, to_json(others)[1:])
         )
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Any]:
@@ -151,7 +164,7 @@ class Log(logging.Handler):
             "timestamp": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": self.mask.text(record.getMessage().rstrip()),
+            "event": self.mask.text(message(record).rstrip()),
         }
         ids = request_id.current()
         extra = {name: value for name, value in vars(record).items() if name not in RECORD}
@@ -172,21 +185,50 @@ def write_all(output: int, data: bytes) -> None:
         data = data[os.write(output, data) :]
 
 
+def message(record: logging.LogRecord) -> str:
+    """Return the message of a record; both parts when the arguments do not fit its text."""
+    try:
+        return record.getMessage()
+    except Exception as error:
+        return f"{shown(record.msg)} % {shown(record.args)}: {shown(error)}"
+
+
 def plain(values: dict[str, Any]) -> dict[str, Any]:
     """Return values as JSON types, so that the mask also applies inside models and bytes."""
+    return {str(name): plain_value(value) for name, value in values.items()}
+
+
+def plain_value(value: object) -> object:
+    """Return a value as JSON has it, or its text: of a circle, of bytes that are no text."""
     try:
-        return {str(n): to_jsonable_python(v, fallback=str) for n, v in values.items()}
-    except ValueError:  # a reference cycle, or bytes that are not UTF-8
-        return values
+        return to_jsonable_python(value, fallback=shown, inf_nan_mode="strings")
+    except Exception:
+        return shown(value)
+
+
+def shown(value: object) -> str:
+    """Return the text of any value, also of one whose `__str__` fails."""
+    try:
+        return str(value)
+    except Exception as error:
+        return f"<{type(value).__name__}: {type(error).__name__} in its text>"
 
 
 def as_json(event: dict[str, Any]) -> bytes:
     """Return a line of JSON, whatever the event contains."""
     try:
-        return to_json(event, fallback=str, inf_nan_mode="strings") + b"\n"
-    except ValueError:  # a lone surrogate, or a reference cycle
-        plain = {name: ascii(value) for name, value in event.items()}
-        return to_json(plain | {"timestamp": event["timestamp"]}) + b"\n"
+        return to_json(event, inf_nan_mode="strings") + b"\n"
+    except ValueError:  # a lone surrogate
+        return to_json({name: encodable(value) for name, value in event.items()}) + b"\n"
+
+
+def encodable(value: object) -> object:
+    """Return a value that UTF-8 can hold: lone surrogates become escapes."""
+    try:
+        to_json(value)
+    except ValueError:
+        return shown(value).encode(errors="backslashreplace").decode()
+    return value
 
 
 def as_text(event: dict[str, Any]) -> bytes:

@@ -3,16 +3,21 @@
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import quote, unquote
 
 MASK = "***"
 # `scheme://user:password@host`: the user stays, the password does not.
-URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):([^\s/@]+)(?=@)")
+# Of several @ the last one counts, as `urllib` has it.
+URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):([^\s/]+)(?=@)")
 # Input values in pydantic's errors and warnings.
 INPUT = re.compile(r"(?<=\binput_value=).*?(?=, input_type=)", re.DOTALL)
 # A shorter secret, or line of a secret, may be an ordinary word.
 SECRET_LENGTH = 8
-# `Bearer eyJhbGci…` without a name before it.
-CREDENTIALS = re.compile(r"\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+# `Bearer eyJhbGci…` without a name before it; not "basic authentication", "Bearer authorization".
+CREDENTIALS = re.compile(
+    r"\b((?i:bearer)\s+(?!(?i:authenti|authori|credential))|(?i:basic)\s+(?![A-Za-z][a-z]+\b(?![+/=])))"
+    r"[A-Za-z0-9._~+/=-]{8,}"
+)
 
 
 class Mask:
@@ -25,23 +30,29 @@ class Mask:
     def __init__(self, names: Iterable[str], secrets: Iterable[str] = ()) -> None:
         lines = {line.strip() for secret in secrets for line in secret.splitlines()}
         lines |= {password for line in lines for _, password in URL_PASSWORD.findall(line)}
+        lines |= {unquote(line) for line in lines} | {quote(line, safe="") for line in lines}
         hidden = sorted((each for each in lines if len(each) >= SECRET_LENGTH), key=len)
         self._secret = re.compile("|".join(map(re.escape, reversed(hidden))) or r"(?!)")
         either = "|".join(re.escape(name).replace("_", "[-_]?") for name in names) or r"(?!)"
         self._name = re.compile(rf".*(?:{either})", re.IGNORECASE | re.DOTALL)
-        # `name=value`, `name: value`, `"name": "value"`, `(b'name', b'value')`; not a parser's
-        # "unexpected token: '}'".
-        before = rf"""(?<!expected\s)((?:{either})(?:\\?["'])?\s*[=:]\s*|(?:{either})["'],\s*)"""
+        # `name=value`, `name: value`, `"name": "value"`, `(b'name', b'value')`, `name%3Dvalue`; not
+        # a parser's "unexpected token: foo", "invalid token: '}'".
+        before = (
+            rf"""(?<!expected\s)((?:{either})(?:\\?["'])?\s*(?:[=:]|%3[ad])\s*|(?:{either})["'],\s*)"""
+            r"""(?!["'][^\w"']*["'])"""
+        )
         quoted = r"""b?"(?:[^"\\]|\\.)*"|b?'(?:[^'\\]|\\.)*'|\\"[^"\\]*\\\""""
         word = r"""[^\s"',;&)}\]]+"""
         bare = rf"(?:(?:basic|bearer|digest|token)\s+)?{word}(?:;\s*[^\s=;,]+={word})*"
-        self._pair = re.compile(f"{before}(?:{quoted}|{bare})", re.IGNORECASE)
+        # `Authorization: scheme credentials`, whatever the scheme.
+        scheme = rf"(?<=authorization:\s)[\w-]+\s+{word}"
+        self._pair = re.compile(f"{before}(?:{quoted}|{scheme}|{bare})", re.IGNORECASE)
 
     def text(self, text: str) -> str:
         """Return the text with credentials masked."""
         text = INPUT.sub(MASK, self._secret.sub(MASK, text))
         text = URL_PASSWORD.sub(rf"\1:{MASK}", self._pair.sub(rf"\1{MASK}", text))
-        return CREDENTIALS.sub(rf"\1 {MASK}", text)
+        return CREDENTIALS.sub(rf"\1{MASK}", text)
 
     def values(self, values: Mapping[Any, Any], levels: int = 5) -> dict[Any, Any]:
         """Return the mapping with credentials masked, and everything that is nested too deeply."""

@@ -23,6 +23,8 @@ LOCK_KEY = 0x6D696772617465
 LOCK_MILLISECONDS = 2000
 LOCK_ATTEMPTS = 10
 LOCK_NOT_AVAILABLE = "55P03"
+# A new pod waits for its network policies, and for the server that starts beside it.
+CONNECT_ATTEMPTS = 6
 # Seconds that another deployment's migration may take.
 WAIT_SECONDS = 600
 
@@ -58,7 +60,7 @@ def print_sql() -> None:
 
 
 async def _migrate(settings: DatabaseSettings, say: Callable[[str], None]) -> None:
-    async with engine_of(settings) as engine:
+    async with engine_of(settings, say) as engine:
         try:
             # On a separate connection: a migration may end its transaction early.
             async with engine.connect() as connection:
@@ -114,18 +116,30 @@ def _upgrade(connection: Connection, say: Callable[[str], None]) -> None:
 
 
 @asynccontextmanager
-async def engine_of(settings: DatabaseSettings) -> AsyncIterator[AsyncEngine]:
+async def engine_of(
+    settings: DatabaseSettings, say: Callable[[str], None] = print
+) -> AsyncIterator[AsyncEngine]:
     """Yield an engine for migrations: without a statement timeout, but with a lock timeout."""
 
     async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(
-            settings.dsn,
-            timeout=CONNECT_SECONDS,
-            server_settings={
-                "application_name": "migration",
-                "lock_timeout": str(LOCK_MILLISECONDS),
-            },
-        )
+        attempt = 1
+        while True:
+            try:
+                return await asyncpg.connect(
+                    settings.dsn,
+                    timeout=CONNECT_SECONDS,
+                    server_settings={
+                        "application_name": "migration",
+                        "lock_timeout": str(LOCK_MILLISECONDS),
+                    },
+                )
+            except (OSError, asyncpg.CannotConnectNowError):
+                if attempt == CONNECT_ATTEMPTS:
+                    raise
+            if attempt == 1:
+                say(f"no connection yet: {CONNECT_ATTEMPTS} attempts are made")
+            attempt += 1
+            await asyncio.sleep(1)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     try:
