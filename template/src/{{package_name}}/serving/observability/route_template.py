@@ -30,7 +30,7 @@ def route_template(app: FastAPI, scope: Scope) -> str:
     rest = scope.get("fastapi", {}).get("frontend_path")
     if rest is not None:
         path = path_below_mounts(scope)
-        return f"{prefix}{path[: len(path) - len(rest)].rstrip('/')}/{{path}}"
+        return prefix + path[: len(path) - len(rest)].rstrip("/") + "/{path}"
     if not path:
         of_mount = "" if root is None else "/{path}"  # the mounted application has answered itself
         path = getattr(find_route(routes, scope), "path_format", of_mount)
