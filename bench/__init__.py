@@ -1,1 +1,1 @@
-"""What is measured, not tested: figures for decisions. Noisy machines are no reason to fail."""
+"""Benchmarks: figures for decisions. Unlike tests, they do not fail on a noisy machine."""

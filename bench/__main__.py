@@ -1,4 +1,4 @@
-"""Measures, keeps the figures in bench/results, draws the plots, writes the tables in the pages.
+"""Measures, stores figures in bench/results, draws the plots, writes the tables in the pages.
 
     .venv/bin/python -m bench [--quick] [PART …]
 
@@ -34,7 +34,7 @@ def main() -> int:
         say(f"{name}: {command}")
         try:
             figures = part.measure(*sizes)
-        except Exception as error:  # whatever it is, the other parts can be measured
+        except Exception as error:  # the other parts can still be measured
             failed.append(name)
             say(f"{name}: not measured: {str(error).strip().splitlines()[-1]}")
             continue

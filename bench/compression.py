@@ -1,4 +1,4 @@
-"""What compression costs, what it saves, and whether it holds up the event loop.
+"""CPU time and size of compression, and whether it delays the event loop.
 
     .venv/bin/python -m bench.compression [SIZE_KB [SECONDS [ROUNDS]]]
 
@@ -44,7 +44,7 @@ KIB = 1024
 
 
 def brotli_whole(body: bytes, quality: int) -> bytes:
-    """With the window that the service has."""
+    """Brotli with the service's window."""
     encoded: bytes = brotli.compress(body, quality=quality, lgwin=18)  # type: ignore[no-untyped-call]
     return encoded
 
@@ -62,16 +62,16 @@ CODINGS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 OURS = ("zstd-1", "br-4", "gzip-5")
-"""What the service uses, as tests/docs/test_bench.py compares."""
+"""The codings of the service; tests/docs/test_bench.py compares them."""
 
-# nginx compresses instead, with the level that the service has.
+# nginx compresses instead, with the service's level.
 NGINX_GZIP = """gzip on;
     gzip_comp_level 5;
     gzip_types application/json;
     gzip_proxied any;"""
 
 
-# The service with a body that is there already: building one takes longer than compressing it.
+# The service with a prepared body, since building one takes longer than compressing it.
 APPLICATION = """
 from fastapi import Response
 
@@ -93,14 +93,14 @@ def main() -> None:
 
 
 def measure(size_kb: int, seconds: int, rounds: int) -> Figures:
-    """Of each coding by itself KiB and CPU ms; of each server medians over the rounds."""
+    """KiB and CPU ms of each coding, and medians over the rounds of each server."""
     path = "/body"
     servers, clients = meter.cores()
     everywhere = os.sched_getaffinity(0)
     with TemporaryDirectory() as directory, ExitStack() as running:
         pods, vm = (prepared(Path(directory), target, size_kb) for target in ("kubernetes", "vm"))
         running.callback(os.sched_setaffinity, 0, everywhere)
-        os.sched_setaffinity(0, {servers})  # what is started inherits it
+        os.sched_setaffinity(0, {servers})  # inherited by child processes
         service = running.enter_context(served(pods, Path(directory, "service.log")))
         in_front = {
             name: running.enter_context(behind_nginx(vm, Path(directory, name), edit))
@@ -218,7 +218,7 @@ def by_themselves(body: bytes) -> list[Figures]:
 
 
 def prepared(directory: Path, target: str, size_kb: int) -> Project:
-    """The service of the documentation with its large body, below a directory."""
+    """Render the service of the documentation with its large body, in a directory."""
     below = directory / target
     below.mkdir()
     project = rendered(below, deployment=target)
@@ -254,13 +254,13 @@ def behind_nginx(
     ]
     env = {"BIND": f"unix:{socket}", "METRICS_PORT": "0", "ENVIRONMENT": "production"}
     env |= {"FORWARDED_ALLOW_IPS": "*", "WEB_CONCURRENCY": "1"}
-    if edits:  # whoever is in front asks the service for nothing
+    if edits:  # a server in front must not request compressed responses
         site = site.replace(
             "# Keep-alive", 'proxy_set_header Accept-Encoding "";\n        # Keep-alive'
         )
     with launch(project, command, directory / "gunicorn.log", 0, env) as gunicorn:
         meter.wait_until_listening(gunicorn, socket)
-        for path in (socket, directory.parent):  # nginx is somebody else
+        for path in (socket, directory.parent):  # nginx runs as another user
             path.chmod(0o777)
         with host.nginx(project, site, directory) as nginx:
             yield nginx, gunicorn
@@ -269,7 +269,7 @@ def behind_nginx(
 def pulled(
     server: Server, measured: list[Server], path: str, coding: str, seconds: int
 ) -> tuple[float, float, float, float]:
-    """CPU ms a response, responses a second, p50 and p99 of the probe in ms."""
+    """CPU ms per response, responses per second, p50 and p99 of the probe in ms."""
     accept = f"--header=Accept-Encoding: {coding}"
     command = meter.wrk_command(server, path, seconds, accept, clients=CLIENTS)
     before, waits = meter.cpu_seconds(*measured), []

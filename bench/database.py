@@ -1,4 +1,4 @@
-"""What the serving layer costs where a request reads a row of PostgreSQL by its primary key.
+"""The cost of the serving layer for a request that reads a PostgreSQL row by its primary key.
 
     nice -n -15 .venv/bin/python -m bench.database [ROUNDS [SECONDS]]
 
@@ -121,7 +121,7 @@ def measure(rounds: int, seconds: int) -> Figures:
 
 
 def service(directory: Path, target: str) -> Project:
-    """A service with a database, for a target, in a directory of its own."""
+    """Render a service with a database for a target, in its own directory."""
     directory.mkdir()
     project = rendered(directory, deployment=target, database="postgresql")
     project.uv("sync", "--quiet")
@@ -129,7 +129,7 @@ def service(directory: Path, target: str) -> Project:
 
 
 def migrate(project: Project, settings: dict[str, str]) -> float:
-    """Migrate; the seconds that it took."""
+    """Migrate, and return the seconds."""
     begun = time.perf_counter()
     command = (project.program("python"), "-m", f"{project.package}.serving.database", "migrate")
     project.run(*command, env=settings)
@@ -137,7 +137,7 @@ def migrate(project: Project, settings: dict[str, str]) -> float:
 
 
 def tables(figures: Figures) -> dict[str, Table]:
-    """Each server by the bare one, and the migration step."""
+    """Each server relative to the bare one, and the migration step."""
     head = ("", "CPU a request", "of bare", "requests a second", "of bare", "p99")
     rows = figures["rows"]
     bare = rows[0]

@@ -1,4 +1,4 @@
-"""How much memory gunicorn's workers hold together after 10,000 requests.
+"""Memory of all gunicorn workers after 10,000 requests.
 
     .venv/bin/python -m bench.memory [ROUNDS [REQUESTS]]
 
@@ -98,7 +98,7 @@ def charts(figures: Figures) -> dict[str, Chart]:
 
 
 def hold(project: Project, variant: str, workers: int, requests: int, directory: Path) -> float:
-    """The MiB that the master and its workers hold together after the load."""
+    """Return the MiB of master and workers together after the load."""
     config = directory / "gunicorn.conf.py"
     rendered_config = (project.path / "deploy/vm/gunicorn.conf.py").read_text()
     config.write_text(f"{rendered_config}\n{VARIANTS[variant]}\n")
@@ -116,7 +116,7 @@ def hold(project: Project, variant: str, workers: int, requests: int, directory:
 
 
 def children(process: int, workers: int) -> list[int]:
-    """The workers; raises `AssertionError` when they aren't as many as was asked for."""
+    """Return the workers; raises `AssertionError` for another number than requested."""
     found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True)
     pids = [int(pid) for pid in found.stdout.split()]
     assert len(pids) == workers, pids

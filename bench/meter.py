@@ -1,4 +1,4 @@
-"""What every part measures with: cores, wrk, the CPU and the memory of a server."""
+"""Measuring tools of all parts: cores, wrk, CPU and memory of a server."""
 
 import os
 import re
@@ -23,7 +23,7 @@ CLIENTS = 16
 
 @dataclass(frozen=True)
 class Report:
-    """What wrk says: all answers were below 400."""
+    """Output of wrk; all statuses were below 400."""
 
     answered: int
     per_second: float
@@ -33,7 +33,7 @@ class Report:
 
 @dataclass
 class Row:
-    """A server, and what wrk saw and what it took for a request in each round."""
+    """A server, with wrk's results and the CPU per request of each round."""
 
     name: str
     server: Server
@@ -59,7 +59,7 @@ class Row:
 
 
 def in_turn(rows: Sequence[Row], path: str, rounds: int, seconds: int) -> None:
-    """Load one server after the other, round by round, once they are warm."""
+    """Warm the servers, then load one after the other, round by round."""
     for row in rows:
         wrk(row.server, path, 1)
     for round_number in range(1, rounds + 1):
@@ -69,18 +69,18 @@ def in_turn(rows: Sequence[Row], path: str, rounds: int, seconds: int) -> None:
 
 
 def say(text: str) -> None:
-    """What is being done, for who waits."""
+    """Print the current step."""
     print(text, file=sys.stderr, flush=True)
 
 
 def cores() -> tuple[int, int]:
-    """One for the servers, one for the clients."""
+    """Return a core for the servers and one for the clients."""
     one, *_, other = sorted(os.sched_getaffinity(0))
     return one, other
 
 
 def memory_directory() -> str | None:
-    """Where a log costs no disk: None, which is a folder for temporary files, off Linux."""
+    """A directory in memory for logs; None (temporary files) outside Linux."""
     return "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
@@ -101,13 +101,13 @@ def wait_until_listening(server: Server, path: Path) -> None:
 def wrk_command(
     server: Server, path: str, seconds: float, *options: str, clients: int = CLIENTS
 ) -> list[str]:
-    """Keep-alive clients that ask one after the other."""
+    """Keep-alive clients, each of which sends requests one after the other."""
     command = ["wrk", "--threads=1", f"--connections={clients}", f"--duration={seconds:g}s"]
     return [*command, "--latency", *options, f"http://127.0.0.1:{server.port}{path}"]
 
 
 def read(report: str) -> Report:
-    """What wrk has printed; raises `AssertionError` when an answer was an error."""
+    """Parse the output of wrk; raises `AssertionError` if a response was an error."""
     assert "Non-2xx" not in report, report
     [answered] = re.findall(r"(\d+) requests in", report)
     [rate] = re.findall(r"Requests/sec: +([\d.]+)", report)
@@ -116,14 +116,14 @@ def read(report: str) -> Report:
 
 
 def wrk(server: Server, path: str, seconds: float, core: int | None = None) -> Report:
-    """Load a server; on a core of its own, if one is named."""
+    """Load a server, from a given core."""
     pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
     command = [*pinned, *wrk_command(server, path, seconds)]
     return read(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def processes(server: Server) -> dict[int, list[str]]:
-    """What /proc/PID/stat says, from the state on, of each process: a server is a session."""
+    """Return the fields of /proc/PID/stat, from the state on, for each process of a session."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -136,7 +136,7 @@ def processes(server: Server) -> dict[int, list[str]]:
 
 
 def cpu_seconds(*servers: Server) -> float:
-    """What their processes have computed, also those that have ended and were waited for."""
+    """Return the CPU time of the processes, including those that have ended."""
     used = (sum(map(int, f[11:15])) for server in servers for f in processes(server).values())
     return sum(used) / TICKS
 

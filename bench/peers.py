@@ -1,4 +1,4 @@
-"""The serving layer against other FastAPI templates, on the same work in one run.
+"""The serving layer compared with other FastAPI templates, on the same requests in one run.
 
     nice -n -15 .venv/bin/python -m bench.peers [ROUNDS [SECONDS]]
 
@@ -33,7 +33,7 @@ from .serving import BARE, PATH, ROUTE, start
 FULL, QUICK = (5, 2), (1, 1)
 
 PYTHON = "3.13"
-"""Both templates from PyPI take it; their images have 3.13 and 3.12."""
+"""Both templates from PyPI support it; their images have 3.13 and 3.12."""
 
 FASTAPI_TEMPLATE = "fastapi_template==6.1.2"
 FASTAPI_FULLSTACK = "fastapi-fullstack==0.2.21"
@@ -44,7 +44,7 @@ LEFT_OUT = {
 }
 """The templates that are not measured, and why."""
 
-# The route comes before those of the template; the large one, behind them all, is asked once.
+# The route precedes those of the template; the large one, after them all, is requested once.
 FIRST = """
 app.router.routes.insert(0, app.router.routes.pop())
 
@@ -69,14 +69,14 @@ Command = tuple[list[str], dict[str, str]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A server: its project, and how it starts on a port."""
+    """A server: its project and start command."""
 
     name: str
     project: Project
     start: Callable[[int], Command]
     kind: str = "other"
     metrics_port: int = 0
-    """Where its metrics are, if not beside its routes."""
+    """The address of its metrics, if not on the port of its routes."""
 
 
 def main() -> None:
@@ -115,7 +115,7 @@ def measure(rounds: int, seconds: int) -> Figures:
 
 @contextmanager
 def _started(candidate: Candidate, log: Path, core: int) -> Iterator[Server]:
-    """Its server, on one core, once it answers; raises `AssertionError` when it doesn't."""
+    """Start its server on one core; raises `AssertionError` if it does not respond."""
     port = free_port()
     command, environment = candidate.start(port)
     command = ["taskset", "--cpu-list", str(core), *command]
@@ -126,13 +126,13 @@ def _started(candidate: Candidate, log: Path, core: int) -> Iterator[Server]:
 
 
 def _leave_out(name: str, error: Exception, left_out: dict[str, str]) -> None:
-    """Note why something is not measured: the last line of what was said."""
+    """Record why something is not measured: the last line of output."""
     left_out[name] = str(error).strip().splitlines()[-1].strip()
     meter.say(f"  without {name}: {left_out[name]}")
 
 
 def _figures(candidate: Candidate, row: Row) -> Figures:
-    """The figures of a server, and what it was seen to do."""
+    """Return the figures of a server, and its detected features."""
     running = meter.processes(row.server)
     return {
         **row.figures(),
@@ -144,11 +144,11 @@ def _figures(candidate: Candidate, row: Row) -> Figures:
     }
 
 
-# ── Who is measured ───────────────────────────────────────────────────────────────────────────
+# ── The servers ───────────────────────────────────────────────────────────────────────────────
 
 
 def _candidates(directory: Path, left_out: dict[str, str]) -> Iterator[Candidate]:
-    """Every server; those that can't be had go into `left_out`."""
+    """Return every server; unavailable ones are recorded in `left_out`."""
     python = find_python(PYTHON)
     if python is None:
         raise MissingError(f"bench.peers: there is no Python {PYTHON}")
@@ -275,11 +275,11 @@ def _empty(directory: Path) -> Path:
     return directory
 
 
-# ── What it does for a request ────────────────────────────────────────────────────────────────
+# ── Features per request ──────────────────────────────────────────────────────────────────────
 
 
 def _seen(server: Server) -> list[str]:
-    """What its clients, its log and its metrics show."""
+    """Features detected in responses, log and metrics."""
     before = server.log.count("\n")
     for _ in range(ASKED):
         answer = server.get(PATH)
@@ -306,7 +306,7 @@ def _counted(server: Server) -> bool:
     return metrics.status == 200 and b"/orders/{id}" in metrics.body
 
 
-# ── What is told of it ────────────────────────────────────────────────────────────────────────
+# ── Tables and plots ──────────────────────────────────────────────────────────────────────────
 
 
 def tables(figures: Figures) -> dict[str, Table]:

@@ -39,7 +39,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture: what it shows, what to see in it, and its panels."""
+    """A picture: title, description, panels."""
 
     title: str
     description: str
@@ -60,7 +60,7 @@ def panel(
 
 
 def draw(chart: Chart, note: str) -> str:
-    """The picture, and below it where it comes from."""
+    """Return the picture, with its source below."""
     shapes, top = [], 0
     for panel in chart.panels:
         longest = max((bar.figure for bar in panel.bars), default=0) or 1

@@ -1,4 +1,4 @@
-"""How long the probes wait and how much memory it takes, while clients pull large bodies.
+"""Latency of the probes and memory of the service while clients load large bodies.
 
     .venv/bin/python -m bench.probes [SIZE_KB [CLIENTS [SECONDS]]]
 
@@ -32,7 +32,7 @@ PROBE_EVERY_SECONDS = 0.2
 
 @dataclass
 class Memory:
-    """The most memory that a process was seen to hold, in KiB."""
+    """The maximum memory of a process, in KiB."""
 
     rss: int = 0
     pss: int = 0
@@ -129,7 +129,7 @@ def under_load(
 
 
 def allowed(project: Project) -> str:
-    """What the manifest grants the probes and the process."""
+    """Return the timeouts of the probes and the memory limit of the manifest."""
     file = project.path / "deploy/kubernetes/base/deployment.yaml"
     [container] = yaml.safe_load(file.read_text())["spec"]["template"]["spec"]["containers"]
     timeouts = {

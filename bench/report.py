@@ -22,7 +22,7 @@ OPENING = re.compile(r"^<!-- bench: ", re.M)
 
 
 class Part(Protocol):
-    """A module that measures something; see any of them."""
+    """The interface of a module that measures."""
 
     @property
     def FULL(self) -> Sizes:  # noqa: N802
@@ -37,10 +37,10 @@ class Part(Protocol):
         """Takes as many numbers as FULL; gives figures that JSON can hold."""
 
     def tables(self, figures: Figures) -> dict[str, Table]:
-        """What is told of them, by name."""
+        """Return its tables, by name."""
 
     def charts(self, figures: Figures) -> dict[str, Chart]:
-        """What is drawn of them, by name."""
+        """Return its plots, by name."""
 
 
 PARTS: dict[str, Part] = {
@@ -60,7 +60,7 @@ def measured() -> dict[str, Figures]:
 
 
 def plots(results: dict[str, Figures]) -> dict[str, str]:
-    """Every plot, by its name."""
+    """Return every plot, by name."""
     return {
         name: draw(chart, _origin(part, result))
         for part, result in results.items()
@@ -69,7 +69,7 @@ def plots(results: dict[str, Figures]) -> dict[str, str]:
 
 
 def blocks(results: dict[str, Figures]) -> dict[str, str]:
-    """Every table, by its name, and how it was measured."""
+    """Return every table, by name, with how it was measured."""
     return {
         name: f"{markdown(table)}\n{_told(part, result)}\n"
         for part, result in results.items()

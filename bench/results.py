@@ -1,4 +1,4 @@
-"""The figures of each part, in bench/results, with when, where and how they were measured."""
+"""The figures of each part, in bench/results, with time, machine and command."""
 
 import json
 import os
@@ -17,7 +17,7 @@ RESULTS = ROOT / "bench/results"
 
 
 class MissingError(Exception):
-    """What a part needs and this machine lacks, in one line."""
+    """A missing requirement of a part, in one line."""
 
 
 Figures = dict[str, Any]
@@ -43,7 +43,7 @@ def versions(project: Project) -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Where it was measured; `load` tells whether it was quiet before."""
+    """The machine; `load` is its load before the measurement."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "cpu": cpu[1] if cpu else platform.machine(),
@@ -78,7 +78,7 @@ def arguments(full: Sizes) -> Sizes:
 
 
 def write(part: str, command: str, quick: bool, where: dict[str, Any], figures: Figures) -> None:
-    """Keep what a part has measured."""
+    """Store the figures of a part."""
     RESULTS.mkdir(exist_ok=True)
     result = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -92,7 +92,7 @@ def write(part: str, command: str, quick: bool, where: dict[str, Any], figures: 
 
 
 def read(part: str) -> dict[str, Any]:
-    """What was kept; raises `OSError` when nothing was."""
+    """Return the stored figures; raises `OSError` if there are none."""
     result: dict[str, Any] = json.loads((RESULTS / f"{part}.json").read_text())
     return result
 

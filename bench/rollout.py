@@ -1,4 +1,4 @@
-"""How many requests fail while the pods are replaced, with the shutdown budget and without it.
+"""Failed requests of a rolling update, with and without the shutdown budget.
 
     .venv/bin/python -m bench.rollout [ROUNDS [REQUESTS]]
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def measure(rounds: int, requests: int) -> Figures:
-    """What became of the requests; raises `MissingError` where a tool is missing."""
+    """Return the outcomes of the requests; raises `MissingError` if a tool is missing."""
     if missing := cluster.missing_tools():
         raise MissingError(f"bench.rollout: it needs {', '.join(missing)}")
     counted = {case: {"answered": 0, "lost": 0, "failed": 0, "refused": 0} for case in CASES}
@@ -63,7 +63,7 @@ def measure(rounds: int, requests: int) -> Figures:
 
 
 def failures(row: Figures) -> int:
-    """All that a client would call a failure."""
+    """Return the number of failures, as seen by a client."""
     return int(row["lost"] + row["failed"] + row["refused"])
 
 

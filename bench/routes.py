@@ -1,4 +1,4 @@
-"""What the serving layer costs where a request is no small JSON: threads, WebSockets, streams.
+"""The cost of the serving layer for other requests than small JSON: threads, WebSockets, streams.
 
     nice -n -15 .venv/bin/python -m bench.routes [ROUNDS [SECONDS]]
 
@@ -134,7 +134,7 @@ def measure(rounds: int, seconds: int) -> Figures:
 
 
 def tables(figures: Figures) -> dict[str, Table]:
-    """Both servers, and the complete one by the bare one."""
+    """Both servers, and the complete one relative to the bare one."""
     rows = [
         (
             f"{row['name']}, {row['unit']}",
@@ -178,7 +178,7 @@ def waiting(milliseconds: int, server: Server, seconds: float) -> list[float]:
 
 
 def echoed(server: Server, seconds: float) -> list[float]:
-    """Messages a second that a server returns; all clients send, then all receive."""
+    """Messages per second that a server echoes; all clients send, then all receive."""
     sent, answer = b"\x81\x85\0\0\0\0hello", b"\x81\x05hello"  # a text frame, masked with zeros
     with ExitStack() as stack:
         clients = [stack.enter_context(websocket(server)) for _ in range(WEBSOCKETS)]

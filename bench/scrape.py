@@ -1,4 +1,4 @@
-"""How long a scrape holds the event loop, and how long it takes: on each target, in milliseconds.
+"""Duration of a scrape, and its delay of the event loop, on each target, in milliseconds.
 
     .venv/bin/python -m bench.scrape [SETS [SCRAPES]]
 

@@ -1,4 +1,4 @@
-"""What the serving layer costs: server CPU a request and throughput of a small JSON route.
+"""The cost of the serving layer: CPU per request and throughput of a small JSON route.
 
     nice -n -15 .venv/bin/python -m bench.serving [ROUNDS [SECONDS]]
 
@@ -39,7 +39,7 @@ class Order(BaseModel):
 async def order(id: int) -> Order:
     return Order(id=id, state="paid", total=12.5)
 """
-# With as many routes before it, which FastAPI asks one after the other.
+# With that many routes before it, which FastAPI matches one after the other.
 BARE = """
 from fastapi import APIRouter, FastAPI
 
@@ -50,7 +50,7 @@ example = APIRouter()
 example.add_api_route("/large-response", lambda: None)
 app.include_router(example)
 """
-# What is replaced in the serving layer before the service is put together, and with what.
+# Replacements in the serving layer, made before the application is created.
 WITHOUT = {
     "the log": ("observability.logs.Log.write", "lambda *_: None"),
     "metrics": (

@@ -29,7 +29,7 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Phase:
-    """What happens to a pod for some seconds."""
+    """A phase of a pod's shutdown, in seconds."""
 
     seconds: float
     what: str
@@ -37,7 +37,7 @@ class Phase:
 
 
 def phases(project: Project) -> list[Phase]:
-    """What a rendered pod goes through, from its deletion to SIGKILL."""
+    """Return the phases of a rendered pod, from its deletion to SIGKILL."""
     base = project.path / "deploy/kubernetes/base/deployment.yaml"
     pod = yaml.safe_load(base.read_text())["spec"]["template"]["spec"]
     pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]

@@ -1,4 +1,4 @@
-"""Which gunicorn worker, and how many: CPU, what happens at a shutdown, what is lost at a reload.
+"""Comparison of gunicorn workers: CPU, shutdown, failed requests of a reload, number of workers.
 
     .venv/bin/python -m bench.workers [SECONDS [ROUNDS]]
 
@@ -59,7 +59,7 @@ async def ready() -> None:
 
 @app.get("/client")
 async def client(request: Request) -> str:
-    return request.client.host if request.client else "nobody"
+    return request.client.host if request.client else "none"
 
 
 @app.get("/endless")
@@ -186,7 +186,7 @@ def children(server: Server) -> list[int]:
 
 
 def forwarded(bench: Bench, name: str) -> str:
-    """Who the application takes for the client that nginx names."""
+    """Return the client address that the application sees behind nginx."""
     path = bench.directory / "unix.sock"
     with bench.serve(name, bind=f"unix:{path}"), socket.socket(socket.AF_UNIX) as nginx:
         nginx.settimeout(10)
@@ -198,7 +198,7 @@ def forwarded(bench: Bench, name: str) -> str:
 
 
 def kept(bench: Bench, name: str) -> str:
-    """Whether a connection is still there after longer than gunicorn's own 2 s."""
+    """Return whether an idle connection outlasts gunicorn's own 2 s."""
     with bench.serve(name) as server, connected(server) as client:
         client.sendall(request("/small"))
         client.recv(2**16)
@@ -209,13 +209,13 @@ def kept(bench: Bench, name: str) -> str:
 
 
 def ended(bench: Bench, name: str, path: str) -> str:
-    """How long the server takes to end while a client holds on, and whether the lifespan ends."""
+    """Return how long a server with an open request takes to exit, and if its lifespan ends."""
     with bench.serve(name, layer=True) as server, connected(server) as client:
         client.sendall(request(path, HANDSHAKE if path == "/socket" else ""))
         if path == "/socket":
             client.recv(2**16)
         else:
-            time.sleep(0.5)  # nothing tells when the request has arrived
+            time.sleep(0.5)  # there is no signal that the request has arrived
         started = time.monotonic()
         code = server.stop(signal.SIGTERM)
         waited = time.monotonic() - started
@@ -224,7 +224,7 @@ def ended(bench: Bench, name: str, path: str) -> str:
 
 
 async def reloaded(bench: Bench, name: str) -> str:
-    """What clients lose over five reloads."""
+    """Return the failed requests of five reloads."""
     with bench.serve(name, workers=2, layer=True) as server:
         load = Load(server.port, ["/small"])
         for _ in range(5):
@@ -241,7 +241,7 @@ def wait_until_gone(workers: set[int], server: Server) -> None:
 
 
 async def recycled(bench: Bench, name: str) -> str:
-    """What clients lose while workers are replaced all the time."""
+    """Return the failed requests while workers are replaced continuously."""
     with bench.serve(name, workers=2, layer=True, max_requests=350) as server:
         load = Load(server.port, ["/small"], rate=400)
         await load.answered(6_000)
@@ -249,7 +249,7 @@ async def recycled(bench: Bench, name: str) -> str:
 
 
 async def stopped(bench: Bench, name: str) -> str:
-    """What clients lose of what they have sent over five stops."""
+    """Return the failed requests of five stops."""
     lost = answered = 0
     for _ in range(5):
         with bench.serve(name, workers=2, layer=True) as server:

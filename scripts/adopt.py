@@ -2,13 +2,13 @@
 # requires-python = ">=3.11"
 # dependencies = ["packaging", "tomlkit"]
 # ///
-"""The mechanical part of bringing an existing FastAPI service onto the template.
+"""The mechanical steps of moving an existing FastAPI service onto the template.
 
-    uv run adopt.py raise [NAME…]            before the copy: the newest FastAPI, in the old place
+    uv run adopt.py raise [NAME…]            before the copy: the newest FastAPI, in the old layout
     uv run adopt.py move [--application FILE] after it: dependencies, files, imports, serving layer
 
-Run it in the service's directory, as docs/adopt.md says. It prints what it did and what it left to
-do. Exit status: 0 done, 1 refused with a line and nothing written.
+Run it in the service's directory, as docs/adopt.md says. It prints what it did and what remains to
+do. Exit status: 0 for success; 1 if it refuses, with one line, and has written nothing.
 """
 
 import argparse
@@ -34,36 +34,36 @@ ANSWERS = Path(".copier-answers.yml")
 RECORD = Path(".copier-files.txt")
 EXAMPLES = ("routes/large_response.py", "test_large_response.py")
 
-# Files of both whose lines are put together.
+# Files of both sides whose lines are joined.
 JOINED = (".gitignore", ".gitattributes", ".dockerignore", ".env.example")
-# Tables of `tool` that configure what the template replaces, or has of its own.
+# Tables of `tool` that the template replaces, or for tools that it does not use.
 REPLACED_TOOLS = {
     *("distutils", "flit", "hatch", "mypy", "pdm", "pip-tools", "pipenv", "poetry", "pytest"),
     *("ruff", "setuptools", "setuptools_scm", "uv"),
 }
-# What the newest FastAPI or pytest takes along: a bound would hold it back.
+# Packages that must be upgraded with FastAPI or pytest: their bounds are removed.
 COMPANIONS = re.compile(
     r"annotated-types|anyio|click|fastapi-.*|h11|httptools|idna|pydantic-core|pytest-.*|sniffio"
     r"|starlette|typing-extensions|typing-inspection|uvloop|watchfiles|websockets"
 )
-# Directories that never become a part of the package.
+# Directories that are never moved into the package.
 APART = {"tests", "test", "docs", "doc", "deploy", "scripts", "node_modules", "build", "dist"}
-# Where text that names a directory is a path.
+# Calls and arguments in which a string is a path.
 PATH_CALLS = {
     *("open", "Path", "PurePath", "Jinja2Templates", "StaticFiles", "FileResponse"),
     *("FileSystemLoader", "set_main_option", "join"),
 }
 PATH_ARGUMENTS = {"directory", "path", "searchpath"}
-# Where text with dots is the name of something to import.
+# Calls in which a dotted string is an import path.
 NAME_CALLS = {"patch", "setattr", "delattr", "import_module", "run", "delitem", "setitem"}
 
 
 class RefusedError(Exception):
-    """One line that says why nothing was done."""
+    """The reason, in one line, why nothing was done."""
 
 
 def git(*arguments: str) -> str:
-    """The output of a git command."""
+    """Return the output of a git command."""
     command = ["git", *arguments]
     done = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", check=False
@@ -74,7 +74,7 @@ def git(*arguments: str) -> str:
 
 
 def at_head(name: str) -> str:
-    """A file as it was before the copy."""
+    """Return a file as it was before the copy."""
     return git("show", f"HEAD:{name}")
 
 
@@ -82,7 +82,7 @@ def at_head(name: str) -> str:
 
 
 def read(text: str) -> Requirement | None:
-    """A requirement; None when it is a comment or a path."""
+    """Parse a requirement; None for a comment or a path."""
     try:
         return Requirement(text)
     except InvalidRequirement:
@@ -90,13 +90,13 @@ def read(text: str) -> Requirement | None:
 
 
 def name_of(text: str) -> str:
-    """The normalised name of a distribution."""
+    """Return the normalised name of a distribution."""
     requirement = read(text)
     return canonicalize_name(requirement.name) if requirement else text
 
 
 def floors() -> dict[str, SpecifierSet]:
-    """What the template requires at least, by the names of distributions."""
+    """Return the lower bounds of the template, by distribution."""
     text = TEMPLATE.read_text(encoding="utf-8")
     text = re.sub(r"\{%-? if database\b.*?%\}.*?\{%-? endif.*?%\}", "", text, flags=re.DOTALL)
     text = re.sub(r"\{%.*?%\}", "", text)
@@ -106,7 +106,7 @@ def floors() -> dict[str, SpecifierSet]:
 
 
 def listed(document: Any) -> Iterator[Any]:
-    """Each list of requirements of a pyproject.toml."""
+    """Yield each list of requirements of a pyproject.toml."""
     project = document.get("project", {})
     yield project.get("dependencies", [])
     yield from project.get("optional-dependencies", {}).values()
@@ -114,7 +114,7 @@ def listed(document: Any) -> Iterator[Any]:
 
 
 def lowest(specifiers: str) -> Version:
-    """The lower bound of `requires-python`."""
+    """Return the lower bound of `requires-python`."""
     found = [
         Version(each.version.removesuffix(".*"))
         for each in SpecifierSet(specifiers)
@@ -124,7 +124,7 @@ def lowest(specifiers: str) -> Version:
 
 
 def raise_floors(names: list[str]) -> None:
-    """Require what the template requires at least, and the newest of `names`; lock that."""
+    """Set the template's lower bounds, remove the bounds of `names`, and lock."""
     if not PYPROJECT.exists():
         raise RefusedError(
             "pyproject.toml: missing: `uv init --bare`, then `uv add -r requirements.txt`"
@@ -133,7 +133,7 @@ def raise_floors(names: list[str]) -> None:
     document = tomlkit.parse(before)
     if "project" not in document:
         raise RefusedError(
-            "pyproject.toml: no [project] table: `uv tool run migrate-to-uv` makes one"
+            "pyproject.toml: no [project] table: `uv tool run migrate-to-uv` creates one"
         )
     needed, newest = floors(), {canonicalize_name(name) for name in names}
     if unknown := newest - {name_of(str(each)) for some in listed(document) for each in some}:
@@ -163,14 +163,12 @@ def raise_floors(names: list[str]) -> None:
     command = [os.environ.get("UV", "uv"), "lock", *upgrades]
     if subprocess.run(command, check=False).returncode:
         PYPROJECT.write_text(before, encoding="utf-8")
-        raise RefusedError(
-            "uv lock failed: `raise NAME…` takes the newest of what holds others back"
-        )
+        raise RefusedError("uv lock failed: `raise NAME…` also upgrades packages that block others")
     print(*said, sep="\n")
 
 
 def merge_requirements(into: Any, requirements: Iterable[Any], known: dict[str, set[str]]) -> None:
-    """Add a team's requirements to the template's, whose own stay: extras are added."""
+    """Add a team's requirements to the template's, which are kept; their extras are added."""
     for each in requirements:
         requirement = read(str(each)) if isinstance(each, str) else None
         if requirement is not None:
@@ -184,7 +182,7 @@ def merge_requirements(into: Any, requirements: Iterable[Any], known: dict[str, 
 
 
 def extras(document: Any) -> dict[str, set[str]]:
-    """The extras of each distribution that the template requires."""
+    """Return the extras of each distribution that the template requires."""
     found: dict[str, set[str]] = {}
     for text in (each for some in listed(document) for each in some if isinstance(each, str)):
         if requirement := read(str(text)):
@@ -195,9 +193,9 @@ def extras(document: Any) -> dict[str, set[str]]:
 def merge_pyproject(
     theirs: str, ours: str, *, has_other_pytest: bool = False
 ) -> tuple[str, list[str]]:
-    """The template's pyproject.toml with what a team's has besides; lines on what is left out.
+    """Return the template's pyproject.toml with a team's additions, and lines on what is left out.
 
-    `has_other_pytest`: its settings are in tox.ini or setup.cfg, which a table here would hide.
+    `has_other_pytest`: the settings are in tox.ini or setup.cfg, which a table here would override.
     """
     document, team, said = tomlkit.parse(theirs), tomlkit.parse(ours), []
     project: Any = document["project"]
@@ -208,7 +206,7 @@ def merge_pyproject(
         if name in own:
             project[name] = own[name]
     if "version" not in own:
-        said.append(f"pyproject.toml: version is {project['version']} now: set yours")
+        said.append(f"pyproject.toml: version is now {project['version']}: set yours")
     if lowest(str(own.get("requires-python", ""))) > lowest(str(project["requires-python"])):
         project["requires-python"] = f">={lowest(str(own['requires-python']))}"
     for name in ("scripts", "gui-scripts", "entry-points", "urls"):
@@ -252,7 +250,7 @@ def merge_pyproject(
 
 
 def leave_types_out(mypy: Any, package: str) -> None:
-    """Let mypy report nothing in the team's modules."""
+    """Exclude the team's modules from mypy's errors."""
     mypy["exclude"] = ["^tests/(?!serving/)"]
     mypy["exclude"].comment("until they are typed, as below")
     for module, is_left_out in ((package, True), (f"{package}.serving", False)):
@@ -262,11 +260,11 @@ def leave_types_out(mypy: Any, package: str) -> None:
         mypy["overrides"].append(override)
 
 
-# ── The old place ─────────────────────────────────────────────────────────────────────────────
+# ── The old layout ────────────────────────────────────────────────────────────────────────────
 
 
 class Service:
-    """The service as it was before the copy, and where its files go."""
+    """The service before the copy, and the new places of its files."""
 
     def __init__(self, application: str | None) -> None:
         if not ANSWERS.exists() or not RECORD.exists():
@@ -293,13 +291,13 @@ class Service:
         self.alembic = self.find_alembic()
         self.application = self.find_application(application)
         self.moves: dict[str, str] = {}
-        """Paths of files and directories before, and after."""
+        """Old paths of files and directories, and new ones."""
         self.names: dict[str, str] = {}
-        """Top-level modules before, and what to import after."""
+        """Old top-level modules, and their new import names."""
         self.plan()
 
     def find_alembic(self) -> str | None:
-        """The directory of the migrations, as alembic.ini says."""
+        """Return the directory of the migrations in alembic.ini."""
         if "alembic.ini" not in self.files:
             return None
         config = configparser.ConfigParser(interpolation=None, strict=False)
@@ -308,14 +306,14 @@ class Service:
         return str(PurePosixPath(location.replace("%(here)s", "").lstrip("/")))
 
     def find_application(self, wanted: str | None) -> str:
-        """The file that makes the application."""
+        """Return the file that creates the application."""
         found = {
             name: applications(tree) for name, tree in self.trees.items() if self.is_code(name)
         }
         found = {name: made for name, made in found.items() if made}
         if wanted:
             if wanted not in found:
-                raise RefusedError(f"{wanted}: it has no `… = FastAPI(…)`")
+                raise RefusedError(f"{wanted}: no `… = FastAPI(…)` in it")
             return wanted
 
         def rank(name: str) -> tuple[int, int]:
@@ -341,10 +339,10 @@ class Service:
         )
         return not is_test and not (self.alembic and path.is_relative_to(self.alembic))
 
-    # ── Where things go ───────────────────────────────────────────────────────────────────────
+    # ── New places ────────────────────────────────────────────────────────────────────────────
 
     def plan(self) -> None:
-        """Decide on `moves` and `names`."""
+        """Fill `moves` and `names`."""
         package, parts = self.package, PurePosixPath(self.application).parts
         root = f"src/{package}"
         if parts[0] == "src" and len(parts) == 2:
@@ -383,7 +381,7 @@ class Service:
         for name in self.files:
             new = self.new_place(name) or name
             if new.startswith((f"{root}/serving/", "tests/serving/")):
-                raise RefusedError(f"{name}: {new} is in the template's place: rename it first")
+                raise RefusedError(f"{name}: {new} is a path of the template: rename it first")
         places = [*self.moves.values()]
         for old, new in self.moves.items():
             if places.count(new) > 1:
@@ -397,7 +395,7 @@ class Service:
         new = package if is_package else f"{package}.{name}"
         if place == f"src/{package}/app" or (place == f"src/{package}/app.py" and self.named_app()):
             raise RefusedError(
-                f"{path}: src/{package}/app.py is where the application is looked for: "
+                f"{path}: src/{package}/app.py must be the application: "
                 "copy with -d package_name=app"
             )
         if path != place:
@@ -406,11 +404,11 @@ class Service:
             self.names[name] = new
 
     def named_app(self) -> bool:
-        """Tell whether a module `app` is something else than the application."""
+        """Tell whether a module `app` is not the application."""
         return PurePosixPath(self.application).stem != "app"
 
     def tops(self, prefix: str) -> list[str]:
-        """What is directly in a directory."""
+        """Return the entries of a directory."""
         return sorted(
             {n.removeprefix(prefix).split("/")[0] for n in self.files if n.startswith(prefix)}
         )
@@ -420,7 +418,7 @@ class Service:
         return any(name == path or name.startswith(f"{path}/") for name in self.files)
 
     def units(self) -> dict[str, str]:
-        """The modules of the top level, by name."""
+        """Return the top-level modules, by name."""
         found = {}
         for top in self.tops(""):
             has_code = any(n.startswith(f"{top}/") and n in self.sources for n in self.files)
@@ -433,20 +431,20 @@ class Service:
         return found
 
     def imported(self, units: dict[str, str], names: set[str]) -> set[str]:
-        """Those of `units` that files import."""
+        """Return those of `units` that files import."""
         return {each for name in names for each in imports(self.trees[name])} & units.keys()
 
     def moved_sources(self) -> set[str]:
-        """The Python files that go into the package or are in it."""
+        """Return the Python files that are in the package after the move."""
         prefix = f"src/{self.package}/"
         return {n for n in self.sources if (self.new_place(n) or n).startswith(prefix)}
 
     def outside_sources(self) -> set[str]:
-        """Tests and migrations."""
+        """Return tests and migrations."""
         return {n for n in self.sources if not self.is_code(n)}
 
     def new_place(self, path: str) -> str | None:
-        """Where a file or directory goes; None when it stays."""
+        """Return the new path of a file or directory; None if it stays."""
         for parent in [PurePosixPath(path), *PurePosixPath(path).parents]:
             if new := self.moves.get(str(parent)):
                 rest = PurePosixPath(path).relative_to(parent)
@@ -455,7 +453,7 @@ class Service:
 
 
 def parse(text: str) -> ast.Module | None:
-    """The tree of a file; None when it can't be read, as a template with the suffix .py."""
+    """Parse a file; None if it is not Python, such as a template with the suffix .py."""
     try:
         return ast.parse(text)
     except SyntaxError:
@@ -463,13 +461,13 @@ def parse(text: str) -> ast.Module | None:
 
 
 def called(call: ast.Call) -> str:
-    """The last part of the name of what is called."""
+    """Return the last part of the name of the called function."""
     function = call.func
     return getattr(function, "attr", getattr(function, "id", ""))
 
 
 def applications(tree: ast.AST) -> list[tuple[ast.stmt, str]]:
-    """The statements that make an application, with its name."""
+    """Return the statements that create an application, with its name."""
     found: list[tuple[ast.stmt, str]] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
@@ -480,7 +478,7 @@ def applications(tree: ast.AST) -> list[tuple[ast.stmt, str]]:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """The top-level modules that a file imports by an absolute name."""
+    """Yield the top-level modules that a file imports with absolute names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.split(".")[0] for alias in node.names)
@@ -489,7 +487,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def path_constants(tree: ast.AST) -> Iterator[tuple[ast.Constant, bool]]:
-    """Texts that are paths by where they stand, and whether that is relative to `__file__`."""
+    """Yield strings that are used as paths, and whether they are relative to `__file__`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
             if isinstance(node.right, ast.Constant) and isinstance(node.right.value, str):
@@ -505,7 +503,7 @@ def path_constants(tree: ast.AST) -> Iterator[tuple[ast.Constant, bool]]:
 
 
 def path_texts(tree: ast.AST) -> Iterator[str]:
-    """What `path_constants` say, as far as it may be a path of the service."""
+    """Yield the `path_constants` that may be paths of the service."""
     for constant, _ in path_constants(tree):
         text = str(PurePosixPath(str(constant.value)))
         if re.fullmatch(r"[\w.-]+(/[\w.-]+)*", text) and ".." not in text:
@@ -516,7 +514,7 @@ def path_texts(tree: ast.AST) -> Iterator[str]:
 
 
 class Editor:
-    """A file of Python, and what is to be replaced in it."""
+    """A Python file, and the edits to make in it."""
 
     def __init__(self, service: Service, name: str) -> None:
         self.service, self.name = service, name
@@ -531,13 +529,13 @@ class Editor:
         self.needs_pathlib = False
 
     def replace(self, node: ast.AST, text: str) -> None:
-        """Replace what a node was made of."""
+        """Replace the source of a node."""
         at: Any = node
         start = self.starts[at.lineno - 1] + at.col_offset
         self.edits.append((start, self.starts[at.end_lineno - 1] + at.end_col_offset, text))
 
     def insert_after(self, node: ast.stmt, lines: list[str]) -> None:
-        """Write lines below a statement."""
+        """Insert lines after a statement."""
         place = self.starts[node.end_lineno or node.lineno]
         indent = " " * node.col_offset
         text = "".join(f"{indent}{line}\n" for line in lines)
@@ -545,7 +543,7 @@ class Editor:
         self.edits.append((place, place, text if before == b"\n" else f"\n{text}"))
 
     def insert_import(self, line: str) -> None:
-        """Write an import before the others."""
+        """Insert an import before the others."""
         body = [n for n in self.tree.body if not is_future(n)]
         if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             body = body[1:]
@@ -553,21 +551,21 @@ class Editor:
         self.edits.append((place, place, f"{line}\n"))
 
     def result(self) -> str:
-        """The new text."""
+        """Return the new text."""
         if self.needs_pathlib:
             self.insert_import("import pathlib")
         content = self.content
-        # From the end; what is inserted at the start of a replacement comes after it.
+        # From the end of the file; an insertion at the start of a replacement is made after it.
         order = [(start, end > start, n) for n, (start, end, _) in enumerate(self.edits)]
         for _, _, number in sorted(order, reverse=True):
             start, end, text = self.edits[number]
             content = content[:start] + text.encode() + content[end:]
         return content.decode()
 
-    # ── What is replaced ──────────────────────────────────────────────────────────────────────
+    # ── Replacements ──────────────────────────────────────────────────────────────────────────
 
     def rewrite(self) -> None:
-        """Replace imports, names of modules in texts, and paths."""
+        """Replace imports, names of modules in strings, and paths."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 self.rewrite_import(node)
@@ -583,7 +581,7 @@ class Editor:
         self.rewrite_paths()
 
     def renamed(self, module: str) -> str | None:
-        """The new name of a module; None when it stays."""
+        """Return the new name of a module; None if it stays."""
         top, dot, rest = module.partition(".")
         new = self.service.names.get(top)
         return f"{new}{dot}{rest}" if new else None
@@ -602,7 +600,7 @@ class Editor:
                 continue
             top = alias.name.split(".")[0]
             if "." in alias.name or alias.asname:
-                # Its name is bound below: to ruff the import alone is unused.
+                # The name is bound by the next line, so ruff considers this import unused.
                 lines.append(
                     f"import {new}" + (f" as {alias.asname}" if alias.asname else "  # noqa: F401")
                 )
@@ -613,7 +611,7 @@ class Editor:
         self.replace(node, f"\n{' ' * node.col_offset}".join(lines))
 
     def rewrite_name(self, constant: ast.Constant, pattern: str) -> None:
-        """Replace the name of a module, or of something in it, in a text."""
+        """Replace the name of a module, or of an object in it, in a string."""
         text = str(constant.value)
         if re.fullmatch(pattern, text) and (new := self.renamed(re.split(r":", text)[0])):
             self.replace(constant, repr_like(new + text[len(text.split(":")[0]) :]))
@@ -649,12 +647,12 @@ class Editor:
 
 
 def is_future(node: ast.stmt) -> bool:
-    """Tell whether a statement has to come first."""
+    """Tell whether a statement must come first in a file."""
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
 def repr_like(text: str) -> str:
-    """A text in double quotes."""
+    """Return a string in double quotes."""
     return f'"{text}"'
 
 
@@ -662,7 +660,7 @@ def repr_like(text: str) -> str:
 
 
 def move(application: str | None) -> None:
-    """Put the service of HEAD into the template's place."""
+    """Move the service of HEAD into the template's layout."""
     service = Service(application)
     package, said = service.package, []
     editors = {name: Editor(service, name) for name in service.sources}
@@ -690,7 +688,7 @@ def move(application: str | None) -> None:
         )
         said += lines
 
-    # Nothing was written so far.
+    # Up to here nothing has been written.
     said += restore(service)
     if pyproject:
         PYPROJECT.write_text(pyproject, encoding="utf-8")
@@ -714,11 +712,11 @@ def move(application: str | None) -> None:
         if Path(old).is_dir() and not any(Path(old).iterdir()):
             Path(old).rmdir()
     print(*(f"{old} → {new}" for old, new in sorted(service.moves.items())), sep="\n")
-    print(*said, *to_look_at(service, editors), sep="\n")
+    print(*said, *remaining_steps(service, editors), sep="\n")
 
 
 def restore(service: Service) -> Iterator[str]:
-    """Bring back what is the team's; a line for each file that is the template's now."""
+    """Restore the team's files; yield a line for each file that is now the template's."""
     for name in git("diff", "--name-only", "-z", "HEAD").split("\0")[:-1]:
         if name not in service.files or name == str(PYPROJECT) or not Path(name).exists():
             continue
@@ -727,11 +725,11 @@ def restore(service: Service) -> Iterator[str]:
         elif name in JOINED:
             join(Path(name), at_head(name))
         elif service.owners.get(name) == "template":
-            yield f"{name}: the template's now; yours: git show HEAD:{name}"
+            yield f"{name}: now the template's; yours: git show HEAD:{name}"
 
 
 def join(path: Path, own: str) -> None:
-    """Add the lines of the team's that the template's file doesn't have."""
+    """Add the team's lines that the template's file lacks."""
     text = path.read_text(encoding="utf-8")
 
     def key(line: str) -> str:
@@ -743,7 +741,7 @@ def join(path: Path, own: str) -> None:
 
 
 def move_alembic(package: Path, migrations: str) -> None:
-    """Let alembic.ini say where the migrations are."""
+    """Set the directory of the migrations in alembic.ini."""
     path = package / "alembic.ini"
     line = f"script_location = %(here)s/{PurePosixPath(migrations).relative_to(package)}"
     text = path.read_text(encoding="utf-8")
@@ -754,7 +752,7 @@ def move_alembic(package: Path, migrations: str) -> None:
 def remove_examples(
     service: Service, seeds: list[str], taken: set[str], has_own_settings: bool
 ) -> None:
-    """Delete what the template brings for a new service."""
+    """Delete the template's files for new services."""
     package = f"src/{service.package}"
     unneeded = [name for name in seeds if name.endswith(EXAMPLES)]
     unneeded += [f"{package}/routes/__init__.py", f"{package}/app.py", "tests/conftest.py"]
@@ -777,20 +775,20 @@ def remove_examples(
             "large_response", "ready"
         )
         text = text.replace(
-            "Ask for the example.", "Ask whether it is ready; in its place, what yours do."
+            "Request the example route.", "Request readiness; replace it with your users' requests."
         )
         locustfile.write_text(text, encoding="utf-8")
 
 
 def module_of(service: Service, name: str) -> str:
-    """The name of a module below the package, with a dot in front."""
+    """Return the name of a module relative to the package, with a leading dot."""
     path = PurePosixPath(service.new_place(name) or name).relative_to(f"src/{service.package}")
     parts = [*path.parent.parts, path.stem]
     return "." + ".".join(part for part in parts if part != "__init__")
 
 
 def install(service: Service, editor: Editor, has_own_settings: bool) -> None:
-    """Put the serving layer around the application, in the file that makes it."""
+    """Install the serving layer, in the file that creates the application."""
     statement, name = applications(editor.tree)[0]
     package = service.package
     settings = "serving.ServingSettings" if has_own_settings else "Settings"
@@ -817,13 +815,13 @@ def install(service: Service, editor: Editor, has_own_settings: bool) -> None:
         )
     if "serving" in taken:
         raise RefusedError(
-            f"{editor.name}: it uses the name `serving`, which is the layer's: rename yours"
+            f"{editor.name}: it uses the name `serving`, which the layer needs: rename yours"
         )
     editor.insert_import(f"from {package} import serving")
 
 
 def write_app(service: Service, taken: set[str]) -> None:
-    """Write app.py, which servers and scripts import, unless the application is there."""
+    """Write app.py, which servers and scripts import, unless the application is in it."""
     statement, name = applications(service.trees[service.application])[0]
     tree, module = service.trees[service.application], module_of(service, service.application)
     factory = next(
@@ -850,17 +848,13 @@ def write_app(service: Service, taken: set[str]) -> None:
                 file.write(f"\n\napp = {factory}()\n")
         return
     if path in taken:
-        raise RefusedError(f"{path}: it is where servers look for `app`: rename yours first")
-    text = (
-        '"""The application, where servers and scripts look for it."""\n\n'
-        + "\n".join(lines)
-        + "\n"
-    )
+        raise RefusedError(f"{path}: servers import `app` from it: rename yours first")
+    text = '"""The application, for servers and scripts."""\n\n' + "\n".join(lines) + "\n"
     Path(path).write_text(text, encoding="utf-8")
 
 
 def made_by(service: Service, factory: str) -> tuple[str, str] | None:
-    """The file in the package that calls the factory at import, and the name of the result."""
+    """Return the file in the package that calls the factory on import, and the result's name."""
     for name in sorted(service.moved_sources()):
         for node in service.trees[name].body:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
@@ -876,14 +870,14 @@ def binds(node: ast.stmt, name: str) -> bool:
     return any(isinstance(target, ast.Name) and target.id == name for target in targets)
 
 
-# ── What is left to do ────────────────────────────────────────────────────────────────────────
+# ── Remaining steps ───────────────────────────────────────────────────────────────────────────
 
 
-def to_look_at(service: Service, editors: dict[str, Editor]) -> Iterator[str]:
-    """A line for each thing to review by hand."""
+def remaining_steps(service: Service, editors: dict[str, Editor]) -> Iterator[str]:
+    """Yield a line for each thing to review by hand."""
     fields = reserved(service)
     for name in service.unreadable:
-        yield f"{service.new_place(name) or name}: no Python that can be read, left as it was"
+        yield f"{service.new_place(name) or name}: not valid Python, left unchanged"
     for name in sorted(service.moved_sources()):
         new = editors[name].new
         text = Path(new).read_text(encoding="utf-8")
@@ -893,7 +887,7 @@ def to_look_at(service: Service, editors: dict[str, Editor]) -> Iterator[str]:
             )
             is_own = "pathlib.Path(__file__).parents" in line  # written above
             if "__file__" in line and ups > 1 and not is_own:
-                yield f"{new}:{number}: counts directories up from its own place"
+                yield f"{new}:{number}: uses a path relative to its old place"
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ClassDef) and any(
                 "Settings" in ast.unparse(base) for base in node.bases
@@ -901,11 +895,11 @@ def to_look_at(service: Service, editors: dict[str, Editor]) -> Iterator[str]:
                 yield from collisions(node, new, fields)
     for name in service.files:
         if name in ("setup.py", "setup.cfg", "MANIFEST.in", "Pipfile", "Procfile", "tox.ini"):
-            yield f"{name}: what of it is still needed?"
+            yield f"{name}: check what is still needed"
 
 
 def reserved(service: Service) -> set[str]:
-    """The variables of the serving layer."""
+    """Return the variables of the serving layer."""
     path = Path(f"src/{service.package}/serving/settings.py")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     fields = {"web_concurrency", "forwarded_allow_ips", "bind"}
@@ -920,7 +914,7 @@ def reserved(service: Service) -> set[str]:
 
 
 def collisions(node: ast.ClassDef, name: str, fields: set[str]) -> Iterator[str]:
-    """A line for each field of a team's settings that reads a variable of the serving layer."""
+    """Yield a line for each field of a team's settings that is a variable of the serving layer."""
     source = ast.unparse(node)
     prefix = re.search(r"env_prefix['\"]?\s*[=:]\s*['\"](\w*)['\"]", source)
     for statement in node.body:
@@ -932,17 +926,17 @@ def collisions(node: ast.ClassDef, name: str, fields: set[str]) -> Iterator[str]
 
 
 def main() -> int:
-    """Do one of the two; the exit status."""
+    """Run a command; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="adopt.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    higher = commands.add_parser("raise", help="the newest FastAPI, in the old place")
+    higher = commands.add_parser("raise", help="require the newest FastAPI, in the old layout")
     higher.add_argument("names", nargs="*", metavar="NAME", help="also the newest of these")
-    mover = commands.add_parser("move", help="put the code into the template's place")
-    mover.add_argument("--application", metavar="FILE", help="the file that makes the application")
+    mover = commands.add_parser("move", help="move the code into the template's layout")
+    mover.add_argument("--application", metavar="FILE", help="the file with the application")
     given = parser.parse_args()
     try:
         if given.command == "raise":

@@ -1,4 +1,4 @@
-"""What the tests share: the template as a clone, rendered projects, and no tier left out."""
+"""Fixtures of all tests: the template as a clone, rendered projects, services."""
 
 import os
 import uuid
@@ -23,8 +23,8 @@ collect_ignore = [] if os.environ.get("CLUSTER") else ["cluster"]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The developer's own Copier settings must not decide anything here."""
+def without_user_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ignore the developer's own Copier settings."""
     settings = tmp_path_factory.mktemp("settings") / "settings.yml"
     settings.write_text("{}\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -34,7 +34,7 @@ def nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of this repository as it stands, tagged as its latest release."""
+    """A clone of this checkout, tagged as its latest release."""
     return snapshot(tmp_path_factory.mktemp("template") / "clone")
 
 
@@ -46,13 +46,13 @@ def own_template(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def site(template: Path) -> Path:
-    """The site of this repository."""
+    """The built site of this repository."""
     return build(template)
 
 
 @pytest.fixture(scope="session")
 def render(template: Path, copie_session: Copie) -> Render:
-    """Render a project; the same answers give the same project, so don't change what comes out."""
+    """Render a project. The same answers give the same directory, so do not change it."""
     rendered: dict[tuple[tuple[str, object], ...], Project] = {}
 
     def render(**answers: object) -> Project:
@@ -98,7 +98,7 @@ def reference(render: Render, target: str, tmp_path_factory: pytest.TempPathFact
 def production(
     render: Render, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[pods.Deployment]:
-    """The reference service as it runs in production on Kubernetes; its image is built."""
+    """The reference service in production on Kubernetes, with its image built."""
     rendered = render_for_pods(render)
     directory = tmp_path_factory.mktemp("production") / "service"
     project = service.watch(reference_service.graft(rendered, directory))
@@ -119,14 +119,14 @@ def render_for_pods(render: Render) -> Project:
     """Render a project with a short budget."""
     if missing := pods.missing_tools():
         pytest.skip(f"no pods without {', '.join(missing)}")
-    # A name of its own for the image, whatever else is tested on this machine meanwhile.
+    # A unique name for the image, in case of other test runs on this machine.
     slug = f"ledger-{uuid.uuid4().hex[:8]}"
     return render(deployment="kubernetes", project_slug=slug, request_timeout_seconds=5)
 
 
 @pytest.fixture(scope="session")
 def watched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The reference service for a VM with a short budget, and with routes to watch it."""
+    """The reference service for a VM, with a short budget and routes for the tests."""
     rendered = render_for_machine(render)
     return service.prepare(rendered, tmp_path_factory.mktemp("watched") / "service")
 
@@ -147,14 +147,14 @@ def render_for_machine(render: Render) -> Project:
 
 @pytest.fixture(scope="module")
 def checkout(watched: Project) -> Iterator[Service]:
-    """A machine that has just been installed, with a checkout of the service."""
+    """A newly installed machine with a checkout of the service."""
     with machine.boot() as booted:
         yield service.check_out(watched, booted)
 
 
 @pytest.fixture(scope="module")
 def installed(checkout: Service) -> Service:
-    """The service, as it was deployed on such a machine."""
+    """The service, deployed on that machine."""
     checkout.install()
     return checkout
 
@@ -163,7 +163,7 @@ def installed(checkout: Service) -> Service:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With DEMAND_EVERY_TIER set, what would be skipped fails: CI proves everything or nothing."""
+    """With DEMAND_EVERY_TIER set, skipped tests fail, so that CI runs all of them."""
     report = yield
     if os.environ.get("DEMAND_EVERY_TIER") and report.skipped:
         report.outcome = "failed"

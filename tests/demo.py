@@ -1,4 +1,4 @@
-"""`make demo`: both targets from this checkout, each under its real server, and what it answers."""
+"""`make demo`: renders both targets, runs each under its real server, prints the responses."""
 
 import gzip
 import os
@@ -19,7 +19,7 @@ from .harness.server import Answer, Server, launch, serve, start_command
 from .harness.template import ROOT, TARGETS, render, snapshot
 
 DIRECTORY = ROOT / "build/demo"
-"""What it clears and renders into, unless another directory is named: a new or an empty one."""
+"""The default directory to clear and render into; another one must be new or empty."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RUNS_ON = re.compile(r"Runs on event loop ([\w.]+), HTTP parser ([\w.]+)")
@@ -27,7 +27,7 @@ STARTED = time.monotonic()
 
 
 class DemoError(Exception):
-    """One line that says what went wrong."""
+    """A failure, in one line."""
 
 
 def main() -> int:
@@ -89,7 +89,7 @@ def projects(directory: Path) -> dict[str, Project]:
 
 
 def show(project: Project) -> dict[str, str]:
-    """What a project's own server answers; it is stopped when this returns."""
+    """Run a project's own server, and return its responses."""
     target = project.path.name
     server_name = describe_server(project)
     step(f"{target}: starting {server_name}")
@@ -174,12 +174,12 @@ def undisturbed() -> Iterator[None]:
 
 
 def step(what: str) -> None:
-    """Say what is being done."""
+    """Print the current step."""
     print(f"{time.monotonic() - STARTED:5.1f} s  {what}", flush=True)
 
 
 def one_line(failure: Exception) -> str:
-    """The first line of a failure; the last one too where the first announces a log."""
+    """Return the first line of a failure, and the last one if the first announces a log."""
     said = str(getattr(failure, "stderr", None) or failure)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     if not lines:

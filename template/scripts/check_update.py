@@ -1,4 +1,4 @@
-"""Check what an update from the template left to do: before you commit it, and in CI.
+"""Check what remains to do after an update from the template: before you commit it, and in CI.
 
     copier update
     python3 scripts/check_update.py
@@ -164,7 +164,7 @@ def wrong_answers() -> Iterator[str]:
     """A line for each answer that the files don't follow."""
     now = next(iter(history()))
     written = answers(lines(now, ANSWERS))
-    if not written:  # the service doesn't follow the template any more
+    if not written:  # the service no longer uses the template
         return
     if DELIVERED not in files(now):
         yield f"{DELIVERED}: missing, lost edits can't be found without it: get it back from git"
@@ -207,7 +207,7 @@ def switched_to() -> str | None:
 
 
 def left_by_a_new_name(written: dict[str, str]) -> Iterator[str]:
-    """A line for each thing of the team's that has the old `package_name` or `project_slug`."""
+    """A line for each team-owned file that uses the old `package_name` or `project_slug`."""
     now = next(iter(history()))
     updates = [(p, version) for version, parents in history().items() for p in parents]
     earlier = [answers(lines(p, ANSWERS)) for p, version in updates if is_update(p, version)]
@@ -263,7 +263,7 @@ def faults(keep: bool) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print what is to be done; the exit status."""
+    """Print what is to be done; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

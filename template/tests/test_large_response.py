@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 
 
 @pytest.mark.parametrize("size_kb", [1, 100, 4096])
-def test_body_has_the_size_asked_for(client: TestClient, size_kb: int) -> None:
+def test_body_has_the_requested_size(client: TestClient, size_kb: int) -> None:
     response = client.get("/large-response", params={"size_kb": size_kb})
 
     assert response.status_code == 200
@@ -14,7 +14,7 @@ def test_body_has_the_size_asked_for(client: TestClient, size_kb: int) -> None:
 
 
 @pytest.mark.parametrize("size_kb", ["0", "4097", "-1", "1.5", "junk", "", "9" * 5000])
-def test_any_other_size_is_refused(client: TestClient, size_kb: str) -> None:
+def test_invalid_size_is_422(client: TestClient, size_kb: str) -> None:
     response = client.get("/large-response", params={"size_kb": size_kb})
 
     assert response.status_code == 422

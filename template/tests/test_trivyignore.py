@@ -1,4 +1,4 @@
-"""A vulnerability is let through with a reason, and until a day."""
+"""Each ignored vulnerability has a reason and an expiry date."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 IGNORED = Path(__file__).parents[1] / ".trivyignore.yaml"
 
 
-def test_each_has_a_reason_and_a_day() -> None:
+def test_each_entry_has_a_reason_and_an_expiry_date() -> None:
     _, *entries = re.split(r"^ *- ", IGNORED.read_text(), flags=re.MULTILINE)
 
     for entry in entries:

@@ -1,4 +1,4 @@
-"""The reference service on a real Kubernetes: what a team or an administrator plans loses nothing.
+"""The reference service on a real Kubernetes: planned changes lose no request.
 
 All in one file: a cluster is started once.
 """
@@ -53,7 +53,7 @@ def ingress(cluster: Kubernetes) -> Path:
 
 @dataclass
 class Outcome:
-    """What became of all that was under way."""
+    """The outcome of requests and WebSockets in flight."""
 
     short: Tally
     long: Tally
@@ -62,7 +62,7 @@ class Outcome:
 
 
 def under_way(service: Service, client: Path, event: Callable[[], object]) -> Outcome:
-    """Let something happen while there are short requests, long ones and WebSockets."""
+    """Call a function during short requests, long ones and WebSockets."""
     host, closed = service.address, []
 
     async def room() -> None:

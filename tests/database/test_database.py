@@ -1,4 +1,4 @@
-"""A service with PostgreSQL under its real server: transactions, pool, faults of the server."""
+"""A service with PostgreSQL under its real server: transactions, pool, failures."""
 
 import http.client
 import re
@@ -109,7 +109,7 @@ def test_a_note_that_was_created_is_read_again(start: Start, database: PostgreSQ
         ("/unfit", 500),
     ],
 )
-def test_an_error_or_a_deadline_in_a_transaction_leaves_nothing(
+def test_error_or_deadline_rolls_back_the_transaction(
     start: Start, database: PostgreSQL, path: str, status: int
 ) -> None:
     with start() as server:
@@ -470,7 +470,7 @@ def test_a_migration_that_fails_undoes_what_it_did_and_says_why(
     assert database.sql("SELECT version_num FROM alembic_version", "migrated") == ["0001"]
 
 
-def test_a_migration_that_finds_a_table_locked_is_tried_again(
+def test_migration_of_a_locked_table_is_retried(
     service: Project, database: PostgreSQL, migration: Migration
 ) -> None:
     migration('op.execute("ALTER TABLE notes ADD COLUMN author text")')

@@ -1,4 +1,4 @@
-"""What the question `database` brings: files, the budget of connections, updates and switches."""
+"""The question `database`: files, the budget of connections, updates and switches."""
 
 import os
 import re
@@ -36,7 +36,7 @@ every_target = pytest.mark.parametrize("target", TARGETS)
 
 @every_target
 @pytest.mark.parametrize("traces", [False, True])
-def test_without_a_database_there_is_no_file_and_no_word_of_one(
+def test_render_without_a_database_has_no_file_or_term_of_one(
     render: Render, target: str, traces: bool
 ) -> None:
     found = {
@@ -52,7 +52,7 @@ def test_without_a_database_there_is_no_file_and_no_word_of_one(
 
 
 @every_target
-def test_with_a_database_there_is_each_of_these_words(render: Render, target: str) -> None:
+def test_render_with_a_database_has_each_of_these_terms(render: Render, target: str) -> None:
     project = render(deployment=target, database="postgresql")
 
     everything = "\n".join(text for name, text in tree(project).items() if name not in ANSWERS)
@@ -61,7 +61,7 @@ def test_with_a_database_there_is_each_of_these_words(render: Render, target: st
 
 @every_target
 @pytest.mark.parametrize("ci", ["github", "gitlab"])
-def test_with_a_database_there_is_no_word_of_the_other_target_and_no_scar(
+def test_render_with_a_database_has_no_term_of_the_other_target_or_trace(
     render: Render, target: str, ci: str
 ) -> None:
     project = render(
@@ -181,7 +181,7 @@ def test_the_local_overlay_has_a_database_that_both_policies_reach(render: Rende
 
 
 @pytest.mark.parametrize("database", ["none", "postgresql"])
-def test_with_traces_the_policy_lets_them_out(render: Render, database: str) -> None:
+def test_policy_allows_traces_to_the_collector(render: Render, database: str) -> None:
     def ports(traces: bool) -> set[int]:
         project = render(deployment="kubernetes", database=database, traces=traces)
         policy, *_ = of_kind("NetworkPolicy", overlay(project, "production"))

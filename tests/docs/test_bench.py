@@ -1,4 +1,4 @@
-"""What is drawn and quoted is what was measured: the plots and the tables follow bench/results."""
+"""Plots, tables and quoted figures are those of bench/results."""
 
 import copy
 import re
@@ -53,7 +53,7 @@ def test_each_table_in_a_page_is_of_its_figures(page: Path, results: dict[str, F
 
 
 def test_each_sentence_quotes_its_figures(results: dict[str, Figures]) -> None:
-    """What stands outside of the tables; with other figures these sentences are yours to write."""
+    """Sentences outside of the tables; after a new measurement, update them by hand."""
     rows = {
         part: {row["name"]: row for row in result["figures"]["rows"]}
         for part, result in results.items()
@@ -87,9 +87,9 @@ def test_each_sentence_quotes_its_figures(results: dict[str, Figures]) -> None:
         "docs/explanation/shutdown.md": [f"{lost} | {none}"],
         "docs/kubernetes.md": [f"{lost} requests"],
         "docs/explanation/compression.md": [
-            f"({nginx['cpu_ms']:.1f} ms a response, by the service {gzip['cpu_ms']:.1f})",
-            f"took {nginx['p50_ms']:.0f} ms in the median behind nginx' gzip,"
-            f" {gzip['p50_ms']:.1f} ms with the service's gzip, {zstd['p50_ms']:.1f} ms",
+            f"({nginx['cpu_ms']:.1f} ms per response, in the service {gzip['cpu_ms']:.1f})",
+            f"was {nginx['p50_ms']:.0f} ms behind nginx's gzip, {gzip['p50_ms']:.1f} ms with the"
+            f" service's gzip and {zstd['p50_ms']:.1f} ms with its zstd",
         ],
         "docs/vm.md": [
             f"{four['as rendered']:.0f} MiB",
@@ -170,8 +170,10 @@ def test_a_smoke_run_says_so(results: dict[str, Figures]) -> None:
         assert all(("not to be quoted" in text) == quick for text in told)
 
 
-def test_what_peers_were_seen_to_do_can_be_seen(results: dict[str, Figures]) -> None:
-    """By the same eyes: nothing of the bare application, all of what is rendered."""
+def test_features_are_detected_in_the_template_and_none_in_bare(
+    results: dict[str, Figures],
+) -> None:
+    """The same detection finds nothing in the bare application, and everything in ours."""
     does = {row["name"]: row["does"] for row in results["peers"]["figures"]["rows"]}
 
     assert does["bare"] == does["naive"] == []
@@ -202,14 +204,14 @@ def test_the_codings_in_bold_are_those_of_the_service() -> None:
 @pytest.mark.parametrize(
     ("p99", "milliseconds"), [("823.00us", 0.823), ("13.70ms", 13.7), ("1.21s", 1210)]
 )
-def test_wrk_is_read(p99: str, milliseconds: float) -> None:
+def test_output_of_wrk_is_parsed(p99: str, milliseconds: float) -> None:
     read = meter.read(WRK.format(p99=p99, errors=""))
 
     assert (read.answered, read.per_second) == (36512, 12170.13)
     assert read.p99 == pytest.approx(milliseconds)
 
 
-def test_errors_are_no_answers() -> None:
+def test_errors_do_not_count_as_responses() -> None:
     with pytest.raises(AssertionError, match="Non-2xx"):
         meter.read(WRK.format(p99="1.00ms", errors="  Non-2xx or 3xx responses: 9\n"))
 

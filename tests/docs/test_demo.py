@@ -1,4 +1,4 @@
-"""`make demo`: what it shows, how it fails, and that it leaves nothing running."""
+"""`make demo`: its output, its failures, and that it stops what it started."""
 
 import os
 import re
@@ -110,7 +110,7 @@ def test_a_server_that_does_not_start_is_one_line(tmp_path: Path) -> None:
     assert nothing_is_left_in(tmp_path)
 
 
-def test_dependencies_that_cannot_be_had_are_one_line(tmp_path: Path) -> None:
+def test_unavailable_dependencies_are_one_line(tmp_path: Path) -> None:
     demo = start_demo(tmp_path / "demo", UV_OFFLINE="1", UV_CACHE_DIR=str(tmp_path / "empty"))
     _, err = demo.communicate(timeout=60)
 

@@ -1,4 +1,4 @@
-"""The documentation: what its pages say is done here, and has the effect that they promise."""
+"""The commands of the pages are run, and have the documented effect."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ every_target = pytest.mark.parametrize("target", TARGETS)
 
 
 def told(name: str, target: str = "kubernetes") -> str:
-    """A page, as it is for a target."""
+    """Return a page for a target."""
     page = (DOCS / name).read_text()
     return page if target == "kubernetes" else for_other_target(page)
 
@@ -34,7 +34,7 @@ def told(name: str, target: str = "kubernetes") -> str:
 def service(
     template: Path, directory: Path, target: str = "kubernetes", ref: str = LATEST
 ) -> Project:
-    """A service that was copied some time ago, and its reader at work in it."""
+    """Return a service copied earlier, in its reader's environment."""
     project = Project(
         directory / "orders-api", environment=reader(directory / "home", template) | SHORTER
     )
@@ -45,7 +45,7 @@ def service(
 
 
 def release_news(template: Path) -> None:
-    """A release after the latest, with news in each kind of file."""
+    """Make a release after the latest, with a change in each kind of file."""
     news = {
         "template/.gitignore": (".ruff_cache/\n", ".ruff_cache/\n.news/\n"),
         "template/pyproject.toml.jinja": (r'("fastapi.*>=[\d.]+)', r"\1,<999"),
@@ -83,18 +83,18 @@ def test_every_command_is_run_or_says_why_not(page: Path) -> None:
 
 
 @every_page
-def test_no_link_leads_nowhere(page: Path) -> None:
+def test_links_of_pages_exist(page: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
 
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 PROGRAMS = {"copier", "docker", "git", "kubectl", "make", "ssh", "uv"}
-"""What a machine doesn't have by itself."""
+"""Programs that a machine does not have by default."""
 
 
 @pytest.mark.parametrize("page", ["create.md", *(f"tutorials/{name}" for name in FOLLOWED_TOO[:2])])
-def test_what_its_commands_take_is_named_first(page: str) -> None:
+def test_required_programs_are_listed_first(page: str) -> None:
     text = (DOCS / page).read_text()
     (needs,) = re.findall(r"^You need .+?\n\n", text, re.MULTILINE | re.DOTALL)
     scripts = "".join(block.text for block in commands(text))
@@ -121,7 +121,9 @@ def test_what_its_commands_take_is_named_first(page: str) -> None:
         ("<!-- not run: never -->\n```bash\ntrue\n```\n", "nothing to do"),
     ],
 )
-def test_a_page_that_does_not_hold_is_caught(tmp_path: Path, page: str, complaint: str) -> None:
+def test_page_with_a_wrong_command_or_output_fails(
+    tmp_path: Path, page: str, complaint: str
+) -> None:
     with pytest.raises(AssertionError, match=complaint):
         follow(page, Project(tmp_path, environment={"HOME": str(tmp_path)}))
 
@@ -137,7 +139,7 @@ def test_a_page_that_does_not_hold_is_caught(tmp_path: Path, page: str, complain
         ("<!-- not run: -->\n```bash\nls\n```\n", "this note mean: not run:"),
     ],
 )
-def test_commands_that_might_be_overlooked_are_caught(page: str, complaint: str) -> None:
+def test_unmarked_commands_are_reported(page: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         commands(page)
 
@@ -172,8 +174,8 @@ def test_update(own_template: Path, tmp_path: Path, target: str) -> None:
 
     follow(told("update.md"), project)
 
-    *_, by_itself = told("update.md").split("\n## ")
-    assert set(re.findall(r"`([^`]+[.](?:yml|json))`", by_itself)) <= tree(project).keys()
+    *_, automatic = told("update.md").split("\n## ")
+    assert set(re.findall(r"`([^`]+[.](?:yml|json))`", automatic)) <= tree(project).keys()
     assert has_news(project)
     assert conflicts(project) == []
     assert project.answers["_commit"] == "v9999.1.0"
@@ -377,7 +379,7 @@ ASKED: tuple[tuple[str, str, object], ...] = (
 
 
 def answers(server: Server) -> list[tuple[object, ...]]:
-    """What it answers: status, type and body, and what its schema says of that."""
+    """Return status, type and body of its responses, and their schemas."""
     found: list[tuple[object, ...]] = []
     url = f"http://127.0.0.1:{server.port}"
     with httpx2.Client(base_url=url, trust_env=False) as client:
@@ -396,7 +398,7 @@ def answers(server: Server) -> list[tuple[object, ...]]:
 
 
 def test_adopt(own_template: Path, tmp_path: Path) -> None:
-    """One module, whose clients notice nothing. tests/test_adopt_*.py adopt larger services."""
+    """One module, without a change for clients. updates/test_adopt_*.py adopt larger services."""
     names = {"NAME": "Orders API", "PACKAGE": "orders_api"}
     environment = reader(tmp_path / "home", own_template) | SHORTER | names
     project = Project(tmp_path / "work/orders", environment=environment)
@@ -438,7 +440,7 @@ def test_each_variable_of_the_serving_layer_is_named_as_taken() -> None:
 
 
 def answers_of_old(project: Project, log: Path) -> list[tuple[object, ...]]:
-    """What the service answers as it was, with what its requirements.txt says."""
+    """Return the responses of the service before adoption, with its own requirements."""
     port = free_port()
     command = [UV, "run", "--no-project", "--with-requirements", "requirements.txt", "uvicorn"]
     with launch(project, [*command, "main:app", "--port", str(port)], log, port) as server:

@@ -1,4 +1,4 @@
-"""docs/kubernetes.md says of each field what the rendered manifests say, and leaves none out."""
+"""docs/kubernetes.md lists each field of the rendered manifests with its value."""
 
 import re
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ ROW = re.compile(r"^\| `([^`]+)` \| `([^`]+)` \|")
 STEP = re.compile(r"'([^']+)'|(\w+)|\[(\d+)\]")
 
 RULE = ("alert", "record")
-"""What names a rule of Prometheus."""
+"""Keys that name a Prometheus rule."""
 
 COMMON_LABELS = ("app.kubernetes.io/part-of", "app.kubernetes.io/managed-by")
-"""Those of every object, which a sentence tells."""
+"""Fields of every object, described in a sentence."""
 
 Path = tuple[str | int, ...]
 
@@ -78,7 +78,7 @@ def manifests(orders: Project) -> dict[str, Any]:
 
 
 def differences(page: str, manifests: dict[str, Any]) -> Iterator[str]:
-    """What a page says wrongly, and what it leaves out."""
+    """Yield errors and omissions of a page."""
     told: dict[str, list[Path]] = {kind: [] for kind in manifests}
     for kind, path, value in rows(page):
         told[kind].append(path)
@@ -115,7 +115,7 @@ def test_each_field_is_told_as_it_is(manifests: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "said"),
     [
-        ("`Saturated` | four", "`Sated` | four", "'Sated', but it is 'Saturated'"),
+        ("`Saturated` | 80", "`Sated` | 80", "'Sated', but it is 'Saturated'"),
         ("| `spec.groups[1].rules[7].alert` |", "| |", "7, 'alert'): is left out"),
         ("| `46` |", "| `45` |", "45, but it is 46"),
         ("| `spec.maxUnavailable` |", "| `spec.minAvailable` |", "minAvailable'): is not there"),

@@ -1,4 +1,4 @@
-"""The picture of `copier copy` shows what it asks and prints today."""
+"""The picture of `copier copy` shows its current questions and output."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""docs/reference is what copier.yml, the settings, a scrape, a log and the manifests say."""
+"""docs/reference matches copier.yml, the settings, a scrape, a log and the manifests."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_it_tells_of_what_is_there(now: dict[str, str], page: str, told: str) ->
     assert told in now[page]
 
 
-def test_a_field_of_the_log_that_nobody_tells_of_is_caught() -> None:
+def test_undocumented_log_field_is_reported() -> None:
     line = dict.fromkeys(reference.FIELDS, "")
 
     with pytest.raises(ValueError, match="told or seen, not both: news"):

@@ -1,4 +1,4 @@
-"""The site as it is seen: each page in Chromium, on a phone and a desktop, light and dark."""
+"""Each page of the site in Chromium, on a phone and a desktop, light and dark."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from ..harness.site import build, served
 from ..harness.template import ROOT
 
 SCREENS = ROOT / "build/screens"
-"""Where a page that fails is kept as a picture."""
+"""The directory of screenshots of failed pages."""
 
 every_view = pytest.mark.parametrize("view", VIEWS, ids=str)
 
@@ -33,7 +33,7 @@ def addresses(site: Path) -> list[str]:
 
 
 def findings(site: Path, view: View, browser: Browser, *paths: str) -> dict[str, list[str]]:
-    """What is wrong, page by page: of all of them, or of those that are named."""
+    """Return the faults by page, of all pages or of the given ones."""
     wrong = {}
     with served(site) as root, view.open(browser) as context:
         visit = Visit(context, root)

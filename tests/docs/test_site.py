@@ -1,4 +1,4 @@
-"""The site: it builds without a complaint, no link of it leads nowhere, and it asks nobody else."""
+"""The site builds without a warning, has no broken link, and loads no external resource."""
 
 import re
 import tomllib
@@ -22,7 +22,7 @@ FETCHED = {"img": "src", "script": "src", "link": "href", "iframe": "src"}
 
 @dataclass
 class Page(HTMLParser):
-    """What a page links to, what it takes along, and its anchors."""
+    """The links, resources and anchors of a page."""
 
     html: str
     links: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ def pages(site: Path) -> dict[str, Page]:
 
 
 def broken(site: Path) -> Iterator[str]:
-    """What leads nowhere: a page, a picture, a place in a page."""
+    """Yield broken links: to a page, an image, an anchor."""
     there = pages(site)
     for address, page in there.items():
         for link in page.links + page.fetched:
@@ -71,7 +71,7 @@ def broken(site: Path) -> Iterator[str]:
 
 
 def foreign(site: Path) -> Iterator[str]:
-    """What a page takes from elsewhere when it is read."""
+    """Yield external resources of a page."""
     for address, page in pages(site).items():
         for link in page.fetched:
             if not urljoin(address, link).startswith(BASE):
@@ -79,7 +79,7 @@ def foreign(site: Path) -> Iterator[str]:
 
 
 def navigation(entry: object) -> Iterator[str]:
-    """The files that are arranged."""
+    """Yield the files in the navigation."""
     match entry:
         case str():
             yield entry
@@ -91,7 +91,7 @@ def navigation(entry: object) -> Iterator[str]:
                 yield from navigation(inner)
 
 
-def test_no_link_leads_nowhere_and_nothing_comes_from_elsewhere(site: Path) -> None:
+def test_site_has_no_broken_link_and_no_external_resource(site: Path) -> None:
     assert len(pages(site)) > 20
     assert list(broken(site)) == []
     assert list(foreign(site)) == []
@@ -118,7 +118,7 @@ def test_next_leads_from_the_first_page_to_the_last(site: Path) -> None:
 
 
 @pytest.mark.parametrize("news", ["[away](nowhere.md)", "[away](create.md#nowhere)"])
-def test_the_builder_takes_no_link_that_leads_nowhere(own_template: Path, news: str) -> None:
+def test_builder_fails_for_a_broken_link(own_template: Path, news: str) -> None:
     with (own_template / "docs/index.md").open("a") as page:
         page.write(f"\n{news}\n")
 
@@ -134,14 +134,16 @@ def test_the_builder_takes_no_link_that_leads_nowhere(own_template: Path, news: 
         ("![away](nowhere.svg)", "nowhere.svg"),
     ],
 )
-def test_what_the_builder_overlooks_is_caught(own_template: Path, news: str, said: str) -> None:
+def test_broken_links_that_the_builder_accepts_are_reported(
+    own_template: Path, news: str, said: str
+) -> None:
     with (own_template / "docs/index.md").open("a") as page:
         page.write(f"\n{news}\n")
 
     assert any(one.endswith(said) for one in broken(build(own_template)))
 
 
-def test_what_comes_from_elsewhere_is_caught(own_template: Path) -> None:
+def test_external_resources_are_reported(own_template: Path) -> None:
     with (own_template / "docs/index.md").open("a") as page:
         page.write('\n<script src="https://cdn.example/x.js"></script>\n')
 

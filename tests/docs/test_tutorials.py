@@ -1,4 +1,4 @@
-"""The tutorials, and the pages on a service of one's own: every command is run, on a real host."""
+"""The tutorials and two how-to pages: every command is run, on a real host."""
 
 from pathlib import Path
 
@@ -26,14 +26,14 @@ HOST = "root@orders.example.com"
 
 
 def newcomer(directory: Path, template: Path, **environment: str) -> Project:
-    """Somebody in an empty directory."""
+    """Return a user's empty directory."""
     return Project(
         directory, environment=reader(directory / "home", template) | SHORTER | environment
     )
 
 
 def wire(project: Project, host: Machine) -> None:
-    """Let the reader's ssh lead to a machine."""
+    """Make the reader's ssh connect to a machine."""
     environment = " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items())
     ssh = project.path / "home/bin/ssh"
     ssh.write_text(SSH.format(host=HOST, environment=environment, leader=host.leader))

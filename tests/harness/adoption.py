@@ -1,4 +1,4 @@
-"""Services that have grown without the template, and what docs/adopt.md does to them."""
+"""Services that were written without the template, adopted as docs/adopt.md says."""
 
 import re
 import shutil
@@ -15,26 +15,26 @@ from .template import ROOT, commit, git
 PAGE = (ROOT / "docs/adopt.md").read_text()
 OLD_PLACE, NEW_PLACE = PAGE.split("\n## Copy the template onto it\n")
 SOURCES = ROOT / "tests/adoption"
-# What a copy brings below tests/, beside tests/serving.
+# Tests of the template outside of tests/serving.
 DELIVERED = ("tests/test_env_example.py", "tests/test_trivyignore.py")
 
 
 @dataclass(frozen=True)
 class Grown:
-    """A service, and what the page asks of it."""
+    """A service, and its values for the page."""
 
     name: str
     package: str
     shapes: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     application: str = ""
-    """The file that makes the application, in its new place."""
+    """The file that creates the application, at its new path."""
     packed: tuple[str, ...] = ()
-    """Files of its package that are no Python."""
+    """Files of its package that are not Python."""
 
 
 def write_ledger(path: Path) -> None:
-    """The reference service as it would be without the template."""
+    """The reference service without the template."""
     shutil.copytree(reference_service.SOURCE / "src", path / "src/ledger")
     shutil.copytree(reference_service.SOURCE / "tests", path / "tests")
     (example,) = ROOT.glob("template/src/*/routes/large_response.py")
@@ -52,7 +52,7 @@ def write_ledger(path: Path) -> None:
             ("from .serving import ServingSettings", "from pydantic_settings import BaseSettings"),
             ("(ServingSettings)", "(BaseSettings)"),
         ),
-        "tests/test_answers.py": (  # Starlette's body limit asks no handler
+        "tests/test_answers.py": (  # Starlette's body limit bypasses exception handlers
             (
                 'assert (response.status_code, response.json()) == (413, {"error": "too large"})',
                 "assert response.status_code == 413",
@@ -92,7 +92,7 @@ build-backend = "setuptools.build_meta"
 
 
 def own_tests(project: Project) -> set[str]:
-    """The names of the tests that the team wrote."""
+    """Return the names of the team's tests."""
     ignored = [f"--ignore={name}" for name in ("tests/serving", *DELIVERED)]
     collect = ("pytest", "--collect-only", "--quiet", *ignored)
     said = project.uv("run", "--all-extras", "--all-groups", *collect).stdout
@@ -101,7 +101,7 @@ def own_tests(project: Project) -> set[str]:
 
 @dataclass(frozen=True)
 class Service:
-    """A grown service with its reader at work in it, and the names of its own tests."""
+    """A service in its reader's environment, and the names of its own tests."""
 
     grown: Grown
     project: Project
@@ -109,7 +109,7 @@ class Service:
 
 
 def raise_in_old_place(grown: Grown, template: Path, directory: Path) -> Service:
-    """Write a service and follow the page as far as the copy."""
+    """Write a service and follow the page up to the copy."""
     path = directory / grown.name
     if grown.name == "ledger":
         write_ledger(path)
@@ -130,7 +130,7 @@ def raise_in_old_place(grown: Grown, template: Path, directory: Path) -> Service
 
 
 def adopt(raised: Service, directory: Path, target: str) -> Service:
-    """Follow the rest of the page in a copy of such a service."""
+    """Follow the rest of the page in a copy of that service."""
     for part in (raised.grown.name, "template"):
         left_out = shutil.ignore_patterns(".venv", ".pytest_cache")
         source = raised.project.path.parent / part
@@ -142,7 +142,7 @@ def adopt(raised: Service, directory: Path, target: str) -> Service:
 
 
 def faults(adopted: Service) -> list[str]:
-    """What the page promises of an adopted service and is not so."""
+    """Return the promises of the page that an adopted service does not keep."""
     project, grown = adopted.project, adopted.grown
     found = git(project.path, "status", "--porcelain").splitlines()
     found += project.run("python3", "scripts/check_update.py", check=False).stdout.splitlines()

@@ -1,4 +1,4 @@
-"""A Service with the pods of a Deployment behind it, and what a cluster does in a rolling update.
+"""A Service and the pods of a Deployment, and the steps of a rolling update.
 
 Played here: the controllers, the kubelet and, by nginx, the Service. All traffic stays in network
 namespaces of its own: a node's, and those of the pods.
@@ -22,7 +22,7 @@ from .server import Server, launch
 PORT = 80
 
 ENDPOINT_LAG = 1.5
-"""Seconds until the Service has heard which pods are there."""
+"""Seconds until the Service is updated with a change of pods."""
 
 STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 
@@ -47,7 +47,7 @@ stream {{
 """
 
 RATE = 1_500
-"""Requests a second of a load: about 20,000 while two pods are replaced."""
+"""Requests per second of a load: about 20,000 while two pods are replaced."""
 PATHS = [*["/health/live", "/large-response?size_kb=4"] * 4, "/large-response?size_kb=64"]
 
 # On one line, because podman can't read back what it makes of several. The options follow.
@@ -56,7 +56,7 @@ UVICORN_WITHOUT_THE_DRAIN = (
     "patch('{package}.serving.lifecycle.lifespan.drain_before_shutdown').start(); main()"
 )
 
-# Addresses for documentation (RFC 5737): outside of the namespaces nobody has them.
+# Addresses for documentation (RFC 5737): not used outside of the namespaces.
 NODE, *ADDRESSES = (f"192.0.2.{number}" for number in range(1, 255))
 IN_NODE = """
 link add {link} type veth peer name eth0 netns {pid}
@@ -70,7 +70,7 @@ link set eth0 up
 
 
 def missing_tools() -> list[str]:
-    """Names what this machine lacks to be a cluster."""
+    """Return what this machine lacks to simulate a cluster."""
     missing = [tool for tool in ("ip", "nginx", "nsenter") if shutil.which(tool) is None]
     if not STREAM_MODULE.exists():
         missing.append("nginx's stream module")
@@ -78,7 +78,7 @@ def missing_tools() -> list[str]:
 
 
 def without_drain(deployment: Deployment) -> Deployment:
-    """The same with a uvicorn that shuts down in its own way; its image must be there."""
+    """Return the same with uvicorn's own shutdown; its image must exist."""
     program = UVICORN_WITHOUT_THE_DRAIN.format(package=deployment.project.package)
     options = contents.configuration(deployment.container["image"])["Cmd"][1:]
     return deployment.with_command("python", "-c", program, *options)
@@ -86,7 +86,7 @@ def without_drain(deployment: Deployment) -> Deployment:
 
 @contextmanager
 def run(deployment: Deployment, directory: Path, replicas: int = 2) -> Iterator["Cluster"]:
-    """A cluster with so many ready pods; nothing of it is left after the block."""
+    """Run a cluster with that many ready pods for the block."""
     name = f"node-{uuid.uuid4().hex[:8]}"
     with ExitStack() as stack:
         _run("ip", "netns", "add", name)
@@ -107,9 +107,9 @@ class Cluster:
     ) -> None:
         self.deployment = deployment
         self.node = node
-        """Its network namespace."""
+        """The network namespace of the node."""
         self.pods: dict[str, Pod] = {}
-        """By their addresses, without those that are to go."""
+        """Pods by address, without those that are being removed."""
         self._free = iter(ADDRESSES)
         self._configuration = directory / "nginx.conf"
         self._stack = stack
@@ -125,7 +125,7 @@ class Cluster:
         self._service.wait_for_log("start worker process ")
 
     def start_pod(self) -> None:
-        """Start one more pod; once it is ready, the node can reach it."""
+        """Start another pod and return when the node can reach it."""
         pod = self._stack.enter_context(pods.run(self.deployment))
         address = next(self._free)
         words = {"link": pod.name[-15:], "pid": pod.pid, "node": NODE, "pod": address}
@@ -148,7 +148,7 @@ class Cluster:
         return [task.result() for task in ended]
 
     def update_under_load(self, requests: int, *, pre_stop: bool = True) -> tuple[list[int], Tally]:
-        """The old pods' exit codes, and what became of at least so many requests."""
+        """Return the old pods' exit codes, and the outcome of at least that many requests."""
 
         async def update() -> tuple[list[int], Tally]:
             load = Load(PORT, PATHS, rate=RATE, namespace=self.node)
@@ -160,13 +160,13 @@ class Cluster:
         return asyncio.run(update())
 
     async def _publish(self, endpoints: list[str]) -> None:
-        """The endpoints controller: the Service hears of it, but later."""
+        """Act as the endpoints controller: the Service is updated with a delay."""
         await asyncio.sleep(ENDPOINT_LAG)
         self._configure(endpoints)
         self._service.process.send_signal(signal.SIGHUP)
 
     async def _end(self, pod: Pod, pre_stop: bool) -> int:
-        """The kubelet: preStop, SIGTERM, and SIGKILL at the end of the grace period."""
+        """Act as the kubelet: preStop, SIGTERM, and SIGKILL at the end of the grace period."""
         waited = self.deployment.pre_stop_seconds if pre_stop else 0
         await asyncio.sleep(waited)
         return await asyncio.to_thread(pod.container.stop, self.deployment.grace_seconds - waited)

@@ -1,7 +1,7 @@
 """A rendered project's containers, as its Compose file says: podman-compose runs it.
 
 Needs Linux, root, and what `missing_tools` looks for. They have a network of their own for a host,
-so they listen on ports 80 and 9090 of nobody else, and nobody outside reaches them.
+so ports 80 and 9090 are free, and cannot be reached from outside.
 """
 
 import http.client
@@ -40,7 +40,7 @@ NETWORK = ("unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec
 
 
 def missing_tools() -> list[str]:
-    """Names what this machine lacks to run containers with a network."""
+    """Return what this machine lacks to run containers with a network."""
     tools = ("ip", "iptables", "nsenter", "unshare")
     return images.missing_tools() + [tool for tool in tools if shutil.which(tool) is None]
 
@@ -76,11 +76,11 @@ class Stack:
         return Container(f"{self.name}_{service}_1")
 
     def start(self, service: str) -> None:
-        """Bring a service up; its image is there already."""
+        """Start a service, whose image exists."""
         self.compose("--profile=next", "up", "--detach", "--no-build", service)
 
     def wait_until_healthy(self, service: str) -> None:
-        """Return once its own check says so; raises `AssertionError` with its log otherwise."""
+        """Return when it is healthy; raises `AssertionError` with its log otherwise."""
         # podman leaves the timing to systemd, which is not everywhere.
         check = [*PODMAN, "healthcheck", "run", self.container(service).name]
         _until(
@@ -115,7 +115,7 @@ class Stack:
             return Answer(response.status, named, response.read())
 
     def wait_until_ready(self, port: int = 80, tls: ssl.SSLContext | None = None) -> None:
-        """Return once nginx passes on that it is ready; raises `AssertionError` otherwise."""
+        """Return when it is ready through nginx; raises `AssertionError` otherwise."""
 
         def ready() -> bool:
             with suppress(OSError, http.client.HTTPException):
@@ -126,7 +126,7 @@ class Stack:
 
 
 def services(project: Project) -> dict[str, dict[str, object]]:
-    """What the Compose file says of each service."""
+    """Return the configuration of each service in the Compose file."""
     found: dict[str, dict[str, object]] = yaml.safe_load((project.path / FILES[0]).read_text())[
         "services"
     ]
@@ -151,7 +151,7 @@ def image(project: Project) -> Iterator[None]:
 def run(
     project: Project, files: tuple[str, ...] = FILES, env: Mapping[str, str] | None = None
 ) -> Iterator[Stack]:
-    """Start the containers of a project whose image is built; they are gone after the block."""
+    """Run the containers of a project, whose image is built, for the block."""
     with (
         tempfile.NamedTemporaryFile("w") as config,
         subprocess.Popen(NETWORK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host,

@@ -1,4 +1,4 @@
-"""What an image holds and how it is configured, without running it."""
+"""Files and configuration of an image, without running it."""
 
 import json
 import os
@@ -25,13 +25,13 @@ def mounted(image: str) -> Iterator[Path]:
 
 
 def configuration(image: str) -> dict[str, Any]:
-    """What an image says of its own start: User, Cmd, Env, StopSignal and the like."""
+    """Return the configuration of an image: User, Cmd, Env, StopSignal and others."""
     config: dict[str, Any] = json.loads(_podman("image", "inspect", image))[0]["Config"]
     return config
 
 
 def remove(image: str) -> None:
-    """Delete an image; none by that name is no error."""
+    """Delete an image, if it exists."""
     _podman("image", "rm", "--force", image)
 
 

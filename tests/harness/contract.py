@@ -1,4 +1,4 @@
-"""The questions as others rely on them: names, types, choice values, defaults.
+"""The public API of copier.yml: names, types, choice values, defaults.
 
 `python -m tests.harness.contract` writes them down in tests/contract.json.
 """
@@ -16,7 +16,7 @@ Contract = dict[str, dict[str, object]]
 
 
 def contract(copier_yml: str) -> Contract:
-    """What a copier.yml promises; computed values are nobody's business."""
+    """Return the public API of a copier.yml, without computed values."""
     promised: Contract = {}
     for name, question in yaml.safe_load(copier_yml).items():
         if name.startswith("_") or question.get("when") is False:
@@ -31,7 +31,7 @@ def contract(copier_yml: str) -> Contract:
 
 
 def broken_promises(before: Contract, after: Contract) -> list[str]:
-    """What would change a living service: a name, a type or a choice value that is gone."""
+    """Return incompatible changes: a removed name, type or choice value."""
     broken = []
     for name, question in before.items():
         if name not in after:
@@ -47,7 +47,7 @@ def broken_promises(before: Contract, after: Contract) -> list[str]:
 
 
 def faults(template: Path = ROOT) -> list[str]:
-    """What is wrong with the contract of a checkout, a line each.
+    """Return one line for each fault in the contract of a checkout.
 
     The snapshot must be that of copier.yml. What differs from the last release must stand in the
     changelog, and what a living service would trip over needs a migration of a version after it.

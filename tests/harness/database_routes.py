@@ -1,4 +1,4 @@
-"""Routes that a test adds to a rendered service with a database; written into it as a module."""
+"""Routes that a test adds, as a module, to a rendered service with a database."""
 
 ROUTES = '''
 import asyncio

@@ -1,4 +1,4 @@
-"""Debian as a directory of files: made once, and kept for the next run.
+"""A Debian root directory, created once and kept for the next run.
 
 Needs root and mmdebstrap, and a mirror the first time.
 """
@@ -15,7 +15,7 @@ CACHE = Path("/var/cache/fastapi-service-template")
 
 
 def tree(suite: str, packages: tuple[str, ...]) -> Path:
-    """The root of a Debian with those packages; it is everybody's, so don't write into it.
+    """Return the root of a Debian with those packages. It is shared: do not write to it.
 
     Processes that ask at once wait for each other. Raises `CommandFailed` when it can't be made.
     """
@@ -30,7 +30,7 @@ def tree(suite: str, packages: tuple[str, ...]) -> Path:
 
 
 def _make(suite: str, packages: tuple[str, ...], root: Path) -> None:
-    """Under another name first: what is there is whole."""
+    """Create it under another name first, so that an existing one is complete."""
     with tempfile.TemporaryDirectory(dir=CACHE) as unfinished:
         made = Path(unfinished, "root")
         command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}"]
@@ -40,7 +40,7 @@ def _make(suite: str, packages: tuple[str, ...], root: Path) -> None:
         made.rename(root)
 
 
-# What is mounted is seen by this process alone, and goes with it.
+# Mounts are visible to this process only, and end with it.
 CHROOT = """
 set -e
 mount -t tmpfs tmpfs /mnt

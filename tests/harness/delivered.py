@@ -36,7 +36,7 @@ EMPTY = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # the blob of every empty fi
 
 
 def sources(template: Path = ROOT) -> list[str]:
-    """The files of template/ that a service may get, by their names there."""
+    """Return the files of template/ that a service may get, by their rendered names."""
     listed = git(
         template, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "template"
     )
@@ -47,7 +47,7 @@ def sources(template: Path = ROOT) -> list[str]:
 
 
 def record(template: Path = ROOT) -> str:
-    """The text of its template."""
+    """Return the text of its template."""
     lines = []
     for source in sources(template):
         path = source.removesuffix(".jinja")

@@ -1,4 +1,4 @@
-"""Write every file of this repository that follows from others: `make generated`.
+"""Write every generated file of this repository: `make generated`.
 
 After a change below template/, in copier.yml or in the settings, metrics and fields of the log.
 """
@@ -11,7 +11,7 @@ from .template import ROOT, TARGETS, git, render, snapshot
 
 
 def manifest(template: Path, target: str) -> str:
-    """The paths of a service with the default answers, a line each."""
+    """Return the paths of a service with the default answers, one per line."""
     with tempfile.TemporaryDirectory() as directory:
         answers = {"project_name": "Zebra 9 Ledger", "deployment": target}
         render(template, Path(directory), answers)
@@ -21,7 +21,7 @@ def manifest(template: Path, target: str) -> str:
 
 
 def main() -> None:
-    """Write them, in the order in which they build on one another."""
+    """Write them, in the order of their dependencies."""
     delivered.write()
     contract.write()
     with tempfile.TemporaryDirectory() as directory:

@@ -1,4 +1,4 @@
-"""What a rendered project installs on a host: its units and its nginx site, read and tried here.
+"""The units and the nginx site of a rendered project, parsed and run.
 
 Needs Linux and what `missing_tools` looks for.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from .project import Project
 from .server import Server, free_port, launch
 
-# What a host may have switched on for all its sites must not change this one.
+# Settings that a host may have for all sites, and that must not affect this one.
 NGINX_CONF = """
 user www-data;
 daemon off;
@@ -31,7 +31,7 @@ http {{
 
 
 def missing_tools() -> list[str]:
-    """Names what this machine lacks to be a host: programs, or being `root`."""
+    """Return what this machine lacks to act as a host: programs, or `root`."""
     tools = ("nginx", "systemd-analyze")
     missing = [tool for tool in tools if shutil.which(tool) is None]
     return missing if os.geteuid() == 0 else [*missing, "root"]

@@ -1,4 +1,4 @@
-"""Builds a rendered project's image and runs it as a restricted pod would, with no Docker engine.
+"""Builds a rendered project's image and runs it as a restricted pod, without a Docker engine.
 
 Needs Linux, root, and what `missing_tools` looks for. Where no registry answers, the base images
 are replaced by stand-ins *of the same name*, so that the Dockerfile under test is the user's own.
@@ -150,7 +150,7 @@ class Container:
         return _output(*PODMAN, "logs", self.name, stderr=subprocess.STDOUT)
 
     def runs(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether it is running."""
         state = _output(*PODMAN, "container", "inspect", "--format={{.State.Running}}", self.name)
         return state.strip() == "true"
 
@@ -174,7 +174,7 @@ class Container:
         return int(number)
 
     def exec(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Runs a command inside; a failure is for the caller to see in `returncode`."""
+        """Runs a command inside; the caller checks `returncode`."""
         command = [*PODMAN, "exec", self.name, *argv]
         return subprocess.run(command, capture_output=True, text=True)
 
@@ -223,7 +223,7 @@ def _lock() -> Iterator[None]:
 
 
 def _stand_in_label(image: str) -> str | None:
-    """How a stored image was stood in for, "" if it is the real one, None if it is not stored."""
+    """The label of a stored stand-in, "" for a real image, None if it is not stored."""
     label = '{{with index .Labels "stand-in"}}{{.}}{{end}}'
     inspect = [*PODMAN, "image", "inspect", "--format", label, image]
     found = subprocess.run(inspect, capture_output=True, text=True)
@@ -231,7 +231,7 @@ def _stand_in_label(image: str) -> str | None:
 
 
 def _pull(image: str) -> bool:
-    """Whether a registry gave the image within two minutes; with no network, it fails at once."""
+    """Whether the image was pulled within two minutes; without a network this fails at once."""
     pull = [*PODMAN, "pull", "--quiet", image]
     try:
         return subprocess.run(pull, capture_output=True, timeout=120).returncode == 0

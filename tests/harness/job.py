@@ -14,7 +14,7 @@ import yaml
 
 from .project import FOREIGN
 
-# Notes what it is asked, and the file that it is given; lists what the file `open` holds.
+# Records its arguments and its input file; lists the contents of the file `open`.
 GH = f"""#!{sys.executable}
 import json, os, pathlib, sys
 here = pathlib.Path(__file__).parent
@@ -31,7 +31,7 @@ if arguments[:2] == ["pr", "list"]:
 
 @dataclass(frozen=True)
 class Call:
-    """What `gh` was asked to do."""
+    """A call of `gh`."""
 
     arguments: list[str]
     token: str
@@ -39,7 +39,7 @@ class Call:
 
 
 class Runner:
-    """A machine that runs jobs, with a `gh` that has nobody to talk to."""
+    """A machine that runs jobs, with a stand-in for `gh`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -50,18 +50,18 @@ class Runner:
         self.pull_request_is_open("")
 
     def pull_request_is_open(self, number: str) -> None:
-        """Let `gh pr list` find it; "" for none."""
+        """Set what `gh pr list` finds; "" for none."""
         (self.programs / "open").write_text(number)
 
     def calls(self) -> list[Call]:
-        """What `gh` was asked since the last time."""
+        """Return the calls of `gh` since the last time."""
         file = self.programs / "calls"
         lines = file.read_text().splitlines() if file.exists() else []
         file.unlink(missing_ok=True)
         return [Call(**json.loads(line)) for line in lines]
 
     def run(self, checkout: Path, job: Mapping[str, Any], **secrets: str) -> tuple[int, str]:
-        """Run the steps with a `run:` up to one that fails; its exit status, what all have said."""
+        """Run the steps with a `run:` up to the first failure; return its status and all output."""
         known = {f"secrets.{name}": value for name, value in secrets.items()}
         said = ""
         for step in job["steps"]:
@@ -90,7 +90,7 @@ class Runner:
         return 0, said
 
     def environment(self, output: Path) -> dict[str, str]:
-        """A runner's: no identity, no settings of anybody."""
+        """Return the environment of a runner: no identity, no user settings."""
         clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         path = [str(self.programs), str(Path(sys.executable).parent), os.environ["PATH"]]
         return clean | {
@@ -105,7 +105,7 @@ class Runner:
 
 
 def expand(value: str, known: Mapping[str, str]) -> str:
-    """Put in what is known for each expression; what is not known is empty, as on GitHub."""
+    """Replace each expression by its value; unknown ones are empty, as on GitHub."""
     return re.sub(r"\$\{\{ (\S+) \}\}", lambda found: known.get(found[1], ""), value)
 
 
@@ -119,6 +119,6 @@ def holds(condition: str | None, known: Mapping[str, str]) -> bool:
 
 
 def job(workflow: Path, name: str) -> dict[str, Any]:
-    """A job of a workflow."""
+    """Return a job of a workflow."""
     jobs: dict[str, dict[str, Any]] = yaml.safe_load(workflow.read_text())["jobs"]
     return jobs[name]

@@ -32,7 +32,7 @@ REGISTRY = "192.0.2.10:5000"
 START_SECONDS = 120
 WAIT_SECONDS = 180
 
-# The API server has their kinds only where an operator has brought them.
+# Kinds that the API server has only with their operator.
 CUSTOM = ("HTTPRoute", "PodMonitor", "PrometheusRule")
 
 CLIENT = """
@@ -52,7 +52,7 @@ spec:
 
 
 def missing_tools() -> list[str]:
-    """Names what this machine lacks to run a cluster, the programs of Kubernetes among it."""
+    """Return what this machine lacks to run a cluster, including the programs of Kubernetes."""
     tools = ("catatonit", "ip", "ipset", "iptables", "nft", "nsenter", "openssl", "unshare")
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if not (PLUGINS / "ptp").exists():
@@ -75,7 +75,7 @@ def _build(*options: str) -> str:
 
 @contextmanager
 def run() -> Iterator["Kubernetes"]:
-    """A cluster whose nodes are Ready; nothing of it is left after the block."""
+    """Run a cluster whose nodes are Ready for the block."""
     programs = Path(_build())
     with tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as directory:
         cluster = Kubernetes(Path(directory), programs)
@@ -116,7 +116,7 @@ class Kubernetes:
         self._push_pause()
 
     def stop(self) -> None:
-        """End every process in it, and take away its control groups."""
+        """Kill every process in it, and remove its control groups."""
         self._process.send_signal(signal.SIGTERM if not self.pid else signal.SIGKILL)
         self._process.wait()
         groups = Path("/sys/fs/cgroup")
@@ -130,7 +130,7 @@ class Kubernetes:
         return Path(f"/proc/{self.pid}/ns/net")
 
     def logs(self) -> str:
-        """The ends of what its programs have said."""
+        """Return the ends of the logs of its programs."""
         files = [self.directory / "log", *sorted((self.directory / "logs").glob("*.log"))]
         ends = [
             (file.name, file.read_text(errors="replace").splitlines()[-5:])
@@ -140,7 +140,7 @@ class Kubernetes:
         return "\n".join("\n".join([f"== {name}", *lines]) for name, lines in ends)
 
     def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
-        """What kubectl prints, as the cluster's administrator; raises `CommandFailed`."""
+        """Return the output of kubectl, as the cluster's administrator; raises `CommandFailed`."""
         command = [
             *("nsenter", f"--target={self.pid}", "--net", "--mount", "--pid"),
             *(str(self.programs / "kubectl"), f"--kubeconfig={self.directory}/admin.conf"),
@@ -152,7 +152,7 @@ class Kubernetes:
         return done.stdout
 
     def get(self, *arguments: str) -> Any:
-        """What `kubectl get` knows, as data."""
+        """Return the output of `kubectl get` as data."""
         return json.loads(self.kubectl("get", *arguments, "--output=json"))
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
@@ -164,7 +164,7 @@ class Kubernetes:
         self._wait(condition, WAIT_SECONDS, events)
 
     def push(self, image: str) -> None:
-        """Bring an image of podman's store to the registry that all nodes pull from."""
+        """Push an image of podman's store to the registry of the nodes."""
         name = image.split("/", 1)[1]
         push = (*PODMAN, "push", "--quiet", "--tls-verify=false", image)
         command = ["nsenter", f"--net={self.namespace}", *push, f"docker://{REGISTRY}/{name}"]
@@ -238,7 +238,7 @@ class Service:
         )
 
     def install(self) -> None:
-        """Push the image, apply what an API server without operators knows, wait until it runs."""
+        """Push the image, apply the built-in kinds, and wait until it runs."""
         self.cluster.push(self.deployment.container["image"])
         built = self.deployment.project.run(
             "kubectl", "kustomize", "deploy/kubernetes/overlays/production"
@@ -250,7 +250,7 @@ class Service:
 
     @property
     def least(self) -> int:
-        """The pods that the autoscaler keeps at the least."""
+        """The minimum number of pods of the autoscaler."""
         return int(self._get("hpa", self.name)["spec"]["minReplicas"])
 
     @property
@@ -259,7 +259,7 @@ class Service:
         return str(self._get("service", self.name)["spec"]["clusterIP"])
 
     def pods(self) -> list[dict[str, Any]]:
-        """All that there are, also those that end."""
+        """All pods, including those that terminate."""
         return list(self._get("pods")["items"])
 
     def names(self) -> set[str]:

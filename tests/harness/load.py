@@ -1,4 +1,4 @@
-"""A client under load that counts what happened to each request."""
+"""Clients that send load and count the outcome of each request."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ class Tally:
     lost: int = 0
     """Sent on an established connection that then ended without the whole response."""
     failed: int = 0
-    """Answered with another status than 200."""
+    """Responses with a status other than 200."""
     refused: int = 0
-    """Connections that were not accepted: nothing was sent."""
+    """Connections that were refused: nothing was sent."""
     posted: int = field(default=0, compare=False)
     """Of the answered, those that were sent by POST."""
 
@@ -58,7 +58,7 @@ class Load:
             await asyncio.sleep(0.01)
 
     async def stop(self) -> Tally:
-        """Let each client finish its request."""
+        """Stop after each client's current request."""
         self._stopping = True
         await asyncio.gather(*self._clients)
         return self.tally
@@ -86,7 +86,7 @@ class Load:
         return await asyncio.open_connection(sock=connected)
 
     async def _turn(self) -> None:
-        """Return when a request is due; time that was lost is not made up for."""
+        """Return when a request is due; lost time is not made up for."""
         now = asyncio.get_running_loop().time()
         self._due = max(self._due + self._interval, now)
         await asyncio.sleep(self._due - now)
@@ -94,7 +94,7 @@ class Load:
     async def _request(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Send one request, read the whole response; whether the connection may be used again."""
+        """Send one request and read the response; return whether the connection can be reused."""
         if self._interval:
             await self._turn()
         method, _, path = self._paths[number % len(self._paths)].rpartition(" ")

@@ -2,7 +2,7 @@
 
 Needs Linux and what `missing_tools` looks for. It has no network but its loopback, which the
 harness reaches through `namespace`; uv takes from this machine's cache what was synced here before.
-Nothing is left of it after the block, or when the tests are killed.
+It is removed after the block, and when the tests are killed.
 """
 
 import os
@@ -66,7 +66,7 @@ offline = true
 """
 
 # When the tests are killed, the kernel ends everything in the process namespace, and with it the
-# mounts, which nobody else sees.
+# mounts, which no other process sees.
 ALONE = (
     *("setpriv", "--pdeathsig=KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
@@ -97,7 +97,7 @@ REBOOT = 133
 
 
 def missing_tools() -> list[str]:
-    """Names what this machine lacks to boot another one: programs, or being `root`."""
+    """Return what this machine lacks to boot another one: programs, or `root`."""
     tools = ("mmdebstrap", "nsenter", "setpriv", "systemd-nspawn", "unshare")
     missing = [tool for tool in tools if shutil.which(tool) is None]
     return missing if os.geteuid() == 0 else [*missing, "root"]
@@ -134,7 +134,7 @@ class Machine:
 
     @property
     def namespace(self) -> Path:
-        """Its network, for whoever wants to reach its ports."""
+        """Its network namespace, from which its ports can be reached."""
         return Path(f"/proc/{self.leader}/ns/net")
 
     @property
@@ -206,18 +206,18 @@ class Machine:
         return done
 
     def journal(self, unit: str) -> list[str]:
-        """The lines that a unit, and systemd about it, have said since the machine was made."""
+        """Return the log lines of a unit, including systemd's, since the machine was created."""
         self.run("journalctl", "--sync")
         return self.run(
             "journalctl", "--output=cat", "--quiet", f"--unit={unit}"
         ).stdout.splitlines()
 
     def show(self, unit: str, field: str) -> str:
-        """What systemd knows about a unit: the value of `MainPID`, `ActiveState`…"""
+        """Return a property of a unit, such as `MainPID` or `ActiveState`."""
         return self.run("systemctl", "show", "--value", f"--property={field}", unit).stdout.strip()
 
     def wait_until(self, condition: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
-        """Return once it is so; raises `AssertionError` with `what` when it never is."""
+        """Return when the condition holds; raises `AssertionError` with `what` otherwise."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"never {what}"
@@ -231,7 +231,7 @@ class Machine:
         self.start()
 
     def cut_off(self) -> None:
-        """End everything that runs in it, at once."""
+        """Kill everything that runs in it."""
         if self._process is None:
             return
         if self._process.poll() is None:

@@ -1,4 +1,4 @@
-"""Sockets in another network namespace, where nothing but what is in it can reach them."""
+"""Sockets in another network namespace."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""Whose a file of a service is, as docs/ownership.md says."""
+"""The owner of a file of a service, by docs/ownership.md."""
 
 import re
 
@@ -8,7 +8,7 @@ OWNERSHIP = ROOT / "docs" / "ownership.md"
 
 
 def owner(file: str, package: str) -> str:
-    """Whose a file is, by the page: the longest entry that it begins with decides."""
+    """Return the owner of a file by the page: that of the longest matching path."""
     table = dict(re.findall(r"^\| `(.+?)` \| (\w+) \|", OWNERSHIP.read_text(), re.M))
     entries = {path.replace("<package_name>", package): whose for path, whose in table.items()}
     fitting = [

@@ -1,8 +1,8 @@
-"""The pages of the documentation, and somebody who does what they say.
+"""The pages of the documentation, and a session that runs their commands.
 
-A page's ```bash blocks are run in order, in one session. A ```text block is what the commands
-before it print: each of its lines occurs there, and `…` is anything. A comment on the line before
-the commands says what is special about them:
+A page's ```bash blocks are run in order, in one session. A ```text block is output of the commands
+before it: each of its lines must occur, and `…` matches anything. A comment on the line before the
+commands may be:
 
     <!-- not run: REASON -->
     <!-- only for: WHAT -->         they are for services that have that
@@ -25,7 +25,7 @@ from .template import GIT_ENVIRONMENT
 NOTE = re.compile(r"(not run|only for|exit|stopped at):? (.+)")
 FENCE = re.compile(r"^(?:<!-- ([^\n]+) -->\n)?```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHOWN = ("text", "python", "toml", "yaml")
-"""What may stand in a page beside commands."""
+"""Languages of blocks that are not run."""
 
 MARK = "=== the next commands of the page ==="
 
@@ -55,7 +55,7 @@ stopped_at() {
 
 @dataclass
 class Commands:
-    """A block of commands, and what its page says of it."""
+    """A block of commands, its note, and its expected output."""
 
     text: str
     kind: str = ""
@@ -72,7 +72,7 @@ class Commands:
 
 
 def commands(page: str) -> list[Commands]:
-    """The blocks of commands in a page; raises `ValueError` when one can't be read."""
+    """Return the blocks of commands in a page; raises `ValueError` for an invalid one."""
     found: list[Commands] = []
     fences = FENCE.findall(page)
     if page.count("```") + page.count("~~~") != 2 * len(fences):
@@ -91,7 +91,7 @@ def commands(page: str) -> list[Commands]:
 
 
 def follow(page: str, project: Project, *shapes: str) -> None:
-    """Do what a page says in a project, or in the empty directory where one will be.
+    """Run the commands of a page in a project, or in the empty directory of a future one.
 
     `shapes` are what the project has, of the commands that are only for some. Raises
     `AssertionError` when a command fails or doesn't print what the page shows.
@@ -115,13 +115,13 @@ def follow(page: str, project: Project, *shapes: str) -> None:
 
 
 def for_other_target(page: str) -> str:
-    """The page as it is for the target that it doesn't tell of: the two words exchanged."""
+    """Return the page for the other target: the two words exchanged."""
     other = {"kubernetes": "vm", "vm": "kubernetes"}
     return re.sub(r"\b(?:kubernetes|vm)\b", lambda word: other[word[0]], page)
 
 
 def reader(home: Path, template: Path) -> dict[str, str]:
-    """The environment of somebody who has git, uv, Python and Copier, and has set up nothing."""
+    """Return the environment of a user with git, uv, Python and Copier, and no configuration."""
     programs = home / "bin"
     programs.mkdir(parents=True)
     (programs / "python3").symlink_to(sys.executable)

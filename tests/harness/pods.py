@@ -1,4 +1,4 @@
-"""Pods of a rendered project: what its production overlay says, run by podman.
+"""Pods of a rendered project's production overlay, run by podman.
 
 Needs Linux, root, and what `missing_tools` looks for. A pod has a network of its own with nothing
 but its loopback, so any number of them listen on the same port and none is reached from outside.
@@ -37,7 +37,7 @@ PLAY = (*PODMAN, "play", "kube", "--network=none", "--log-driver=k8s-file", "-")
 
 
 def missing_tools() -> list[str]:
-    """Names what this machine lacks to run pods."""
+    """Return what this machine lacks to run pods."""
     tools = ("kubectl", "catatonit")
     return images.missing_tools() + [tool for tool in tools if shutil.which(tool) is None]
 
@@ -54,14 +54,14 @@ class Deployment:
 
     @classmethod
     def production(cls, project: Project) -> "Deployment":
-        """The production overlay's; raises `AssertionError` with what kustomize says."""
+        """Return that of the production overlay; raises `AssertionError` with kustomize's error."""
         output = project.run("kubectl", "kustomize", "deploy/kubernetes/overlays/production").stdout
         manifests = list(yaml.safe_load_all(output))
         [deployment] = [each for each in manifests if each["kind"] == "Deployment"]
         return cls(project, deployment, [each for each in manifests if each["kind"] == "ConfigMap"])
 
     def with_command(self, *command: str) -> "Deployment":
-        """The same, but for the command that its container runs."""
+        """Return the same with another command of its container."""
         manifest = copy.deepcopy(self.manifest)
         manifest["spec"]["template"]["spec"]["containers"][0]["command"] = list(command)
         return replace(self, manifest=manifest)
@@ -81,7 +81,7 @@ class Deployment:
 
     @property
     def spec(self) -> Manifest:
-        """What a pod of it is."""
+        """The template of its pods."""
         spec: Manifest = self.manifest["spec"]["template"]["spec"]
         return spec
 
@@ -94,18 +94,18 @@ class Deployment:
 
     @property
     def port(self) -> int:
-        """Where it serves."""
+        """Its address."""
         [port] = [port for port in self.container["ports"] if port["name"] == "http"]
         return int(port["containerPort"])
 
     @property
     def pre_stop_seconds(self) -> int:
-        """How long a kubelet waits before SIGTERM."""
+        """Seconds of preStop, before SIGTERM."""
         return int(self.container["lifecycle"]["preStop"]["sleep"]["seconds"])
 
     @property
     def grace_seconds(self) -> int:
-        """From the start of preStop to SIGKILL."""
+        """Seconds from the start of preStop to SIGKILL."""
         return int(self.spec["terminationGracePeriodSeconds"])
 
     def pod(self, name: str) -> Manifest:

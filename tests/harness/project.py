@@ -1,4 +1,4 @@
-"""A rendered project, and what its owner would run in it."""
+"""A rendered project, and the commands that its owner runs in it."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ import yaml
 
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
 
-# What this test run has set for itself must not reach the project.
+# Variables of this test run must not reach the project.
 FOREIGN = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "ENVIRONMENT", "WEB_CONCURRENCY")
 
 
@@ -28,7 +28,7 @@ def find_python(version: str) -> str | None:
 
 @dataclass(frozen=True)
 class Project:
-    """A rendered project in a directory of its own."""
+    """A rendered project in its own directory."""
 
     path: Path
     python: str = sys.executable
@@ -36,7 +36,7 @@ class Project:
 
     @property
     def answers(self) -> dict[str, str]:
-        """What its answers file says."""
+        """The contents of its answers file."""
         answers: dict[str, str] = yaml.safe_load((self.path / ".copier-answers.yml").read_text())
         return answers
 

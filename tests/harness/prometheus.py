@@ -27,23 +27,23 @@ FUNCTION = re.compile(r"[a-z_]+\s*\(")
 
 
 def missing_tools() -> list[str]:
-    """What has to be installed first."""
+    """Return what is not installed."""
     return [tool for tool in ("prometheus", "promtool") if shutil.which(tool) is None]
 
 
 @dataclass(frozen=True)
 class Prometheus:
-    """One that is running."""
+    """A running Prometheus."""
 
     port: int
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series that an expression gives now; raises `OSError` when it is none."""
+        """Return the series of an expression; raises `OSError` for an invalid one."""
         result: list[dict[str, Any]] = self._get("query", query=expression)["result"]
         return result
 
     def rules(self) -> list[dict[str, Any]]:
-        """Its rules, with their health."""
+        """Return its rules, with their health."""
         return [rule for group in self._get("rules")["groups"] for rule in group["rules"]]
 
     def _get(self, what: str, **parameters: str) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> 
 
 
 def promtool(*arguments: str | Path) -> str:
-    """What promtool finds; "" when that is nothing."""
+    """Return the findings of promtool; "" for none."""
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
     return done.stdout + done.stderr if done.returncode else ""
 

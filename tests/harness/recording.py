@@ -49,14 +49,14 @@ Line = list[Char]
 
 
 class Terminal(pyte.Screen):
-    """A screen that answers: prompt_toolkit asks where the cursor is."""
+    """A terminal screen that answers prompt_toolkit's query for the cursor position."""
 
     def __init__(self, keyboard: int) -> None:
         super().__init__(COLUMNS, ROWS)
         self.keyboard = keyboard
 
     def write_process_input(self, data: str) -> None:
-        """Say it to the program."""
+        """Send an answer to the program."""
         os.write(self.keyboard, data.encode())
 
 
@@ -65,7 +65,7 @@ ASKED = (True, "{{ deployment == 'kubernetes' }}")
 
 
 def run(template: Path, directory: Path) -> Terminal:
-    """Copy the template as somebody who names the service and takes what is offered else.
+    """Copy the template like a user who enters a name and accepts the defaults.
 
     Raises `AssertionError` with the screen when it isn't all asked, or fails.
     """
@@ -104,11 +104,11 @@ def run(template: Path, directory: Path) -> Terminal:
 
 
 def printed(terminal: int) -> Iterator[bytes]:
-    """What is printed, until nobody is left who could; ends too when nothing is for 30 seconds."""
+    """Yield the output until the program ends, or prints nothing for 30 seconds."""
     while select.select([terminal], [], [], 30)[0]:
         try:
             output = os.read(terminal, 65536)
-        except OSError:  # EIO: that is how Linux says it
+        except OSError:  # EIO on Linux: the program has ended
             return
         if not output:
             return

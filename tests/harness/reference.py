@@ -1,4 +1,4 @@
-"""The reference in docs/reference, from what the sources say and what the services really do.
+"""Writes docs/reference from the sources and from running services.
 
 `python -m tests.harness.reference` writes it. It renders a service for each target and runs it.
 """
@@ -57,7 +57,7 @@ FIELDS = {
     "close_code": "of a WebSocket, 1006 without a close frame; null for a refused handshake",
     "duration_ms": "from the headers of the request to the end of the answer, or of the WebSocket",
     "bytes": "of the body as it was sent, compressed or not",
-    "client": "the address of the client; null where nobody names it",
+    "client": "the address of the client; null if it is unknown",
     "request_id": "as in the header `X-Request-ID` of the answer and in its problem",
     "trace_id": "of the trace: the one of `traceparent`, or with `traces` its own",
     "span_id": "with `traces`: the request's span",
@@ -221,13 +221,13 @@ def _written(default: object) -> str:
 
 
 def observed(service: Project) -> tuple[str, list[dict[str, Any]]]:
-    """What a service has on its metrics port and in its log after some requests."""
+    """Return the metrics and the log of a service after some requests."""
     (service.path / "broken.py").write_text(BROKEN.format(package=service.package))
     port = free_port()
     settings = {
         "METRICS_PORT": str(port),
         "WEB_CONCURRENCY": "1",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody is there
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nothing listens there
     }
     log = service.path / "log"
     with serve(service, log, "broken:app", settings) as server:
@@ -243,7 +243,7 @@ def observed(service: Project) -> tuple[str, list[dict[str, Any]]]:
 
 
 def metrics_page(scrapes: dict[str, str]) -> str:
-    """What each target exposes: name, type, labels and help."""
+    """Return the metrics of each target: name, type, labels and help."""
     where: dict[tuple[str, ...], list[str]] = {}
     for target, scrape in scrapes.items():
         for family in families(scrape):
@@ -310,7 +310,7 @@ def _presence(name: str, lines: list[dict[str, Any]]) -> str:
 
 
 def files_page() -> str:
-    """Every path of a service, and its owner by docs/ownership.md."""
+    """Return each path of a service, with its owner by docs/ownership.md."""
     paths = {
         target: (ROOT / f"tests/manifest/{target}.txt").read_text().splitlines()
         for target in TARGETS

@@ -1,4 +1,4 @@
-"""Pages as somebody sees them: opened in Chromium, looked at, and kept as a picture if they fail.
+"""Pages in Chromium: checked as rendered, with a screenshot of each that fails.
 
 Needs Debian's chromium, Google's Chrome, or what `playwright install chromium` brings.
 """
@@ -67,7 +67,7 @@ UNREADABLE = """([backdrop, width]) => {
 
 
 class NoBrowserError(Exception):
-    """There is none on this machine."""
+    """There is no Chromium on this machine."""
 
 
 @contextmanager
@@ -87,7 +87,7 @@ def browser() -> Iterator[Browser]:
 
 @dataclass(frozen=True)
 class View:
-    """How somebody looks at a page."""
+    """A viewport and colour scheme."""
 
     device: str
     width: int
@@ -98,7 +98,7 @@ class View:
         return f"{self.device}-{self.scheme}"
 
     def open(self, browser: Browser) -> BrowserContext:
-        """Take a seat."""
+        """Open the browser context."""
         viewport = {"width": self.width, "height": self.height}
         return browser.new_context(viewport=viewport, color_scheme=self.scheme)  # type: ignore[arg-type]
 
@@ -112,11 +112,11 @@ VIEWS = [
 
 @dataclass
 class Visit:
-    """Somebody who opens one page after the other."""
+    """A browser session that opens one page after the other."""
 
     context: BrowserContext
     root: str
-    """The site's address; whatever is asked of another is a finding."""
+    """The site's address; a request to another is a finding."""
     page: Page = field(init=False)
     said: list[str] = field(init=False, default_factory=list)
 
@@ -128,22 +128,22 @@ class Visit:
         self.page.on("request", self.request)
 
     def console(self, line: ConsoleMessage) -> None:
-        """Note an error, also that an answer was one: of the page's author or of the browser."""
+        """Record an error of the console, including failed responses."""
         if line.type == "error":
             self.said.append(f"{line.text} ({line.location['url']})")
 
     def failed(self, request: Request) -> None:
-        """Note what could not be had; a page that is left gives up what it still waits for."""
+        """Record a failed request, except those that navigation cancels."""
         if request.failure != "net::ERR_ABORTED":
             self.said.append(f"not had: {request.url}")
 
     def request(self, request: Request) -> None:
-        """Note what is asked of elsewhere."""
+        """Record requests to other addresses."""
         if not request.url.startswith((self.root, "data:")):
             self.said.append(f"from elsewhere: {request.url}")
 
     def findings(self, path: str) -> list[str]:
-        """What is wrong with a page, as it is seen here."""
+        """Return the faults of a page in this view."""
         self.said.clear()
         self.page.goto(self.root + path)
         found = ["wider than the screen"] if self.page.evaluate(OVERFLOWS) else []
@@ -166,7 +166,7 @@ class Visit:
     def unreadable(self, picture: str, width: int, backdrop: str) -> list[str]:
         """The words of an SVG that can't be read where it stands."""
         page = self.context.new_page()
-        page.set_viewport_size({"width": 2000, "height": 2000})  # outside of it nothing is behind
+        page.set_viewport_size({"width": 2000, "height": 2000})  # else elements are not hit
         page.goto(picture)
         words: list[str] = page.evaluate(UNREADABLE, [backdrop, width])
         page.close()

@@ -21,7 +21,7 @@ START_SECONDS = 30
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on.
+    """Return a free TCP port of 127.0.0.1.
 
     From below those that the kernel gives away, which would be another's before it is used.
     """
@@ -35,7 +35,7 @@ def free_port() -> int:
 def start_command(
     project: Project, application: str, port: int
 ) -> tuple[list[str], dict[str, str]]:
-    """The command and the environment, as the project's own tests know them."""
+    """Return the command and the environment, from the project's own tests."""
     spec = importlib.util.spec_from_file_location("start", project.path / "tests/serving/start.py")
     assert spec
     assert spec.loader
@@ -129,7 +129,7 @@ def launch(
     port: int,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """Start a command as a server; whatever is left of it is killed at the end of the block."""
+    """Run a command as a server for the block; remaining processes are killed."""
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             command,

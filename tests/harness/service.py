@@ -1,4 +1,4 @@
-"""A service to deploy: the reference service, or the example, with routes to watch from outside."""
+"""A service to deploy: the reference service, or the example, with routes for the tests."""
 
 import asyncio
 import re
@@ -99,7 +99,7 @@ class Service:
         return f"{self.slug}.service"
 
     def deploy(self, *options: str, check: bool = True) -> tuple[int, list[str]]:
-        """Run its deploy script there; its exit status, and the lines that it said."""
+        """Run its deploy script there; return its exit status and the lines of its output."""
         done = self.machine.run(f"{self.path}/deploy/vm/deploy", *options, check=check)
         return done.returncode, done.stdout.splitlines()
 
@@ -136,13 +136,13 @@ class Service:
         self.machine.run("install", "-D", "-m600", "/dev/stdin", file, given=value)
 
     def accepts(self, token: str) -> bool:
-        """Whether the reference service takes that for its API_TOKEN."""
+        """Return whether the reference service accepts that API_TOKEN."""
         status = self.status("/accounts/1", "--header", f"Authorization: Bearer {token}")
         assert status in (200, 401, 404), status
         return status != 401
 
     def shown(self, secret: str) -> list[str]:
-        """The places of the machine that show a secret, beside its own files."""
+        """Return where the machine shows a secret, except in its own file."""
         places = "/proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /opt /run/systemd /var/log"
         search = f"grep -raslF --exclude-dir=secrets --file=- {places}; true"
         found = self.machine.run("sh", "-c", search, given=secret).stdout.splitlines()
@@ -160,7 +160,7 @@ class Service:
         return f"/opt/{self.slug}/current/deploy/vm/deploy"
 
     def ask(self, path: str, *options: str) -> str:
-        """What it answers through nginx, from inside; `options` are curl's."""
+        """Return its response through nginx, from inside; `options` are curl's."""
         url = f"http://localhost{path}"
         return self.machine.run("curl", "--silent", "--show-error", *options, url).stdout
 
@@ -172,7 +172,7 @@ class Service:
 
     @property
     def version(self) -> str:
-        """Which version answers."""
+        """Return the version that responds."""
         return self.ask("/version", "--fail").strip('"')
 
     @property
@@ -189,7 +189,7 @@ class Service:
         rate: float | None = None,
         paths: tuple[str, ...] = MIXED,
     ) -> Tally:
-        """Let something happen in the middle of a load through nginx.
+        """Call a function during a load through nginx.
 
         The load, at most `rate` requests a second, lasts until the event is over and so many
         requests are answered. Raises what the event raises, and `TimeoutError`.
@@ -235,7 +235,7 @@ def prepare(
 
 
 def check_out(project: Project, machine: Machine, path: str = "/root/checkout") -> Service:
-    """Put a prepared project on a machine that knows nothing of it but a few settings."""
+    """Put a prepared project on a machine that has only a few settings for it."""
     shutil.copytree(project.path, machine.root / path.lstrip("/"))
     answers = project.answers
     service = Service(machine, answers["project_slug"], answers["package_name"], path)

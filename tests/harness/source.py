@@ -1,4 +1,4 @@
-"""What a rendered Python module says, without importing it."""
+"""Constants of a rendered Python module, without importing it."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def constants(file: Path) -> dict[str, Any]:
-    """The literals that a module names at its top."""
+    """Return the literals that a module assigns at top level."""
     return {
         target.id: ast.literal_eval(node.value)
         for node in ast.parse(file.read_text()).body

@@ -1,4 +1,4 @@
-"""A PostgreSQL and a Redis of Debian on loopback, empty, for as long as a block lasts."""
+"""Debian's PostgreSQL and Redis on loopback, empty, for a block."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The template as a user gets it: a clone with a tag, here with what is not committed yet."""
+"""The template as users get it: a tagged clone, including uncommitted changes."""
 
 import os
 import re
@@ -14,7 +14,7 @@ LATEST = "v9999.0.0"
 TARGETS = ("kubernetes", "vm")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14", "3.15")
 
-# Nobody's identity, nobody's settings: neither may be needed.
+# No git identity and no user settings: neither may be needed.
 GIT_ENVIRONMENT = {
     "GIT_AUTHOR_NAME": "Tests",
     "GIT_AUTHOR_EMAIL": "tests@example.com",
@@ -35,7 +35,7 @@ def git(directory: Path, *arguments: str) -> str:
 
 
 def commit(directory: Path, message: str) -> None:
-    """Commit all that is there."""
+    """Commit everything."""
     git(directory, "add", "--all")
     git(directory, "commit", "--quiet", "--allow-empty", "--no-verify", "--message", message)
 
@@ -76,7 +76,7 @@ def next_release(template: Path, tag: str = "v9999.1.0") -> str:
 
 
 def questions(template: Path = ROOT) -> dict[str, dict[str, object]]:
-    """What copier.yml asks or computes, by name."""
+    """Return the questions and computed values of copier.yml, by name."""
     config = yaml.safe_load((template / "copier.yml").read_text())
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
@@ -86,7 +86,7 @@ def render(
 ) -> None:
     """Copy the template as `copier copy --defaults` does: without --trust.
 
-    Raises `KeyError` for an answer to a question that nobody asks, which Copier ignores.
+    Raises `KeyError` for an answer to an unknown question, which Copier ignores.
     """
     if unknown := answers.keys() - questions(template).keys():
         raise KeyError(f"no such question: {', '.join(sorted(unknown))}")

@@ -1,4 +1,4 @@
-"""`copier update` on rendered projects, and what a team has written in one."""
+"""`copier update` on rendered projects, and edits of a team."""
 
 from dataclasses import dataclass, field
 
@@ -22,14 +22,14 @@ def update(project: Project, ref: str | copier.VcsRef, **data: object) -> None:
 
 
 def conflicts(project: Project) -> list[str]:
-    """The files that an update left for a hand to finish."""
+    """Return the files that an update left in conflict."""
     unmerged = {line.split("\t")[1] for line in git(project.path, "ls-files", "-u").splitlines()}
     rejected = {str(file.relative_to(project.path)) for file in project.path.rglob("*.rej")}
     return sorted(unmerged | rejected)
 
 
 def tree(project: Project) -> dict[str, str]:
-    """Its files, but for what is ignored, by path."""
+    """Return its files by path, without ignored ones."""
     listed = git(project.path, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     paths = {name for name in listed.split("\0") if name and (project.path / name).is_file()}
     return {name: (project.path / name).read_text() for name in sorted(paths)}
@@ -37,14 +37,14 @@ def tree(project: Project) -> dict[str, str]:
 
 @dataclass
 class Edits:
-    """What a team has done to its project."""
+    """The edits of a team."""
 
     written: dict[str, list[str]] = field(default_factory=dict)
     """Lines by the file they were written to."""
     deleted: list[str] = field(default_factory=list)
 
     def lost_in(self, project: Project) -> list[str]:
-        """What of it is not there any more."""
+        """Return the edits that are lost."""
         now = tree(project)
         lost = [
             f"{file}: {line}"
@@ -56,7 +56,7 @@ class Edits:
 
 
 class Team:
-    """Somebody who edits a project, and remembers what."""
+    """Edits a project, and records the edits."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -71,7 +71,7 @@ class Team:
         self._remember(file, *lines)
 
     def insert_after(self, file: str, line: str, *lines: str) -> None:
-        """Write lines after the first one that is `line`, its indentation left out."""
+        """Insert lines after the first one that equals `line`, ignoring indentation."""
         path = self.project.path / file
         there = path.read_text().splitlines()
         place = [each.strip() for each in there].index(line) + 1
@@ -79,7 +79,7 @@ class Team:
         self._remember(file, *lines)
 
     def replace(self, file: str, old: str, new: str) -> None:
-        """Replace the only line that is `old`, its indentation left out."""
+        """Replace the only line that equals `old`, ignoring indentation."""
         path = self.project.path / file
         there = path.read_text()
         (line,) = (each for each in there.splitlines() if each.strip() == old)

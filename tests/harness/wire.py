@@ -1,4 +1,4 @@
-"""HTTP as bytes: what no client library would send, what comes back, and what the log says."""
+"""HTTP as bytes: requests that no client library sends, the responses, and the log."""
 
 import socket
 import uuid
@@ -12,7 +12,7 @@ HOST = b"Host: localhost\r\n"
 
 
 class Wire:
-    """A connection to a server; waits half a minute for what is to come."""
+    """A connection to a server, with a timeout of 30 s."""
 
     def __init__(self, server: Server) -> None:
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
@@ -25,12 +25,12 @@ class Wire:
         self.close()
 
     def close(self) -> None:
-        """Hang up; once is enough."""
+        """Close the connection."""
         self._received.close()
         self.socket.close()
 
     def send(self, *parts: bytes) -> None:
-        """Send bytes as they are; a server that hangs up meanwhile is no error."""
+        """Send raw bytes; it is not an error if the server closes the connection."""
         try:
             for part in parts:
                 self.socket.sendall(part)
@@ -72,11 +72,11 @@ class Wire:
         return data
 
     def rest(self) -> bytes:
-        """All that comes before the server hangs up."""
+        """Return everything until the server closes the connection."""
         return self._received.read()
 
     def closed(self) -> bool:
-        """Wait until the server sends more or hangs up; whether it has hung up."""
+        """Wait until the server sends data or closes the connection; whether it has closed it."""
         try:
             return self._received.read(1) == b""
         except ConnectionError:
@@ -110,7 +110,7 @@ def log_of(server: Server) -> Iterator[list[dict[str, Any]]]:
 
 
 def _mark(server: Server) -> str:
-    """Ask for nothing, and wait for its line: what was said before stands before it."""
+    """Send a marker request and wait for its log line: earlier lines come before it."""
     mark = uuid.uuid4().hex
     server.get("/nowhere", **{"X-Forwarded-For": "192.0.2.1", "X-Request-ID": mark})
     server.wait_for_log(mark)

@@ -1,4 +1,4 @@
-"""scripts/checks/overlays.py: a route that matches every host is named."""
+"""scripts/checks/overlays.py reports routes that match every host."""
 
 import shutil
 import sys

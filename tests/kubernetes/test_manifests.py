@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, as each overlay gives them to the cluster."""
+"""The Kubernetes manifests of each overlay."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ Manifest = dict[str, Any]
 
 
 def kustomize(directory: Path) -> list[Manifest]:
-    """What `kubectl apply -k` would send."""
+    """Return the manifests that `kubectl apply -k` would send."""
     if shutil.which("kubectl") is None:
         pytest.skip("no manifests without kubectl")
     done = subprocess.run(["kubectl", "kustomize", directory], capture_output=True, text=True)
@@ -95,7 +95,7 @@ def test_kubernetes_knows_every_field(manifests: list[Manifest], version: str) -
         assert validate(manifest, version, strict=True) == version
 
 
-def test_the_supported_kubernetes_is_named_to_whoever_deploys(kubernetes: Project) -> None:
+def test_readme_names_the_supported_kubernetes_versions(kubernetes: Project) -> None:
     readme = " ".join((kubernetes.path / "deploy/README.md").read_text().split())
 
     assert f"Kubernetes {KUBERNETES[0]} to {KUBERNETES[1]}" in readme
@@ -153,7 +153,7 @@ def test_without_a_gateway_and_the_operator_the_answers_give_built_in_kinds(
 def test_a_route_in_the_base_gives_the_same_as_one_in_a_component(
     render: Render, overlay: Path, route: str
 ) -> None:
-    """Services of before 0.5.0 have it there."""
+    """Services from before 0.5.0 have it in the base."""
     old, new = (
         render(deployment="kubernetes", route=route, route_manifest=each).path
         for each in ("base", "component")
@@ -168,7 +168,7 @@ def test_a_route_in_the_base_gives_the_same_as_one_in_a_component(
 
 
 def test_openshift_chooses_the_user(overlay: Path, tmp_path: Path) -> None:
-    """Its admission refuses a number that isn't of the namespace's range."""
+    """Its admission refuses an ID outside of the namespace's range."""
     shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
     kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
     text = kustomization.read_text()
@@ -187,7 +187,7 @@ def test_openshift_chooses_the_user(overlay: Path, tmp_path: Path) -> None:
 def test_only_components_need_the_prometheus_operator(
     overlay: Path, manifests: list[Manifest], tmp_path: Path
 ) -> None:
-    """A monitor in each overlay; alerts in production, so that nobody is woken for staging."""
+    """A monitor in each overlay; alerts in production, so that staging pages no one."""
     monitoring = of_kind("PodMonitor", manifests) + of_kind("PrometheusRule", manifests)
     shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
     kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
@@ -238,7 +238,7 @@ def test_external_secrets_component_adds_the_secret_that_the_pods_mount_and_no_m
 def test_a_selector_finds_the_pods_of_every_version(
     manifests: list[Manifest], pod: Manifest
 ) -> None:
-    """A selector of a Deployment can't be changed: a version in it would end the updates."""
+    """A Deployment's selector is immutable: a version in it would prevent updates."""
     labels = pod["metadata"]["labels"]
     selectors = [
         selector.get("matchLabels", selector)
@@ -305,7 +305,7 @@ def test_its_memory_and_disk_are_limited_and_its_cpu_is_not(container: Manifest)
 
 
 def test_a_service_leads_to_the_service_alone(manifests: list[Manifest]) -> None:
-    """Metrics have a port of their own, which nothing public reaches."""
+    """Metrics have a separate port, which is not public."""
     services = of_kind("Service", manifests)
 
     assert services
@@ -363,7 +363,7 @@ def test_the_autoscaler_alone_counts_the_pods(manifests: list[Manifest]) -> None
 
 
 def test_a_node_can_be_drained(manifests: list[Manifest]) -> None:
-    """At the least number of pods one of them may go, and a broken one at any time."""
+    """With the minimum of pods one may be evicted, and a broken one at any time."""
     [budget] = of_kind("PodDisruptionBudget", manifests)
     [scaler] = of_kind("HorizontalPodAutoscaler", manifests)
 
@@ -429,7 +429,7 @@ def test_the_name_servers_of_common_clusters_may_be_asked(
 
 
 def test_a_route_leads_to_the_service(overlay: Path, manifests: list[Manifest]) -> None:
-    """And its host is the overlay's own. The route is of the kind that was asked for."""
+    """Its host is set by the overlay, and its kind follows from the answer."""
     [service] = of_kind("Service", manifests)
     name, [port] = service["metadata"]["name"], service["spec"]["ports"]
     host = "zebra-9-ledger-staging" if overlay.name == "staging" else "zebra-9-ledger"

@@ -1,4 +1,4 @@
-"""A pod of the production overlay: restricted as it says, serving, drained on SIGTERM.
+"""A pod of the production overlay: restricted, serving, drained on SIGTERM.
 
 Its seccomp profile and its missing service-account token are podman's doing, whatever the manifest
 says: `test_manifests.py` looks at those.

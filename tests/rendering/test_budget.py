@@ -1,4 +1,4 @@
-"""One timeout is asked for; every other one leaves it the time it needs."""
+"""Every other timeout is long enough for `request_timeout_seconds`."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from ..harness.server import start_command
 from ..harness.source import constants
 
 LIFESPAN_SECONDS = 5
-"""What the end of the lifespan is given, at the least."""
+"""Minimum seconds for the end of the lifespan."""
 
 each_budget = pytest.mark.parametrize("seconds", [1, 30, 300])
 only_on_vm = pytest.mark.parametrize("target", ["vm"], indirect=True)
@@ -25,7 +25,7 @@ def serving(project: Project) -> Path:
 
 
 def drain_seconds(project: Project) -> float:
-    """From SIGTERM until uvicorn begins to wait for the requests in flight."""
+    """Return the seconds from SIGTERM until uvicorn waits for the requests in flight."""
     drain = constants(serving(project) / "lifecycle/drain.py")
     return float(drain["ANNOUNCE_SECONDS"] + drain["CLOSE_SECONDS"] + drain["SETTLE_SECONDS"])
 
@@ -38,7 +38,7 @@ def seconds_of(text: str, pattern: str) -> int:
 
 @pytest.mark.parametrize("balancer", [5, 60])
 @each_budget
-def test_a_pod_may_live_as_long_as_its_shutdown_takes(
+def test_grace_period_of_a_pod_covers_its_shutdown(
     render: Render, seconds: int, balancer: int
 ) -> None:
     project = render(
@@ -67,7 +67,7 @@ def test_a_pod_may_live_as_long_as_its_shutdown_takes(
 
 @only_on_vm
 @each_budget
-def test_a_host_waits_as_long_as_the_shutdown_takes(
+def test_timeouts_of_a_host_cover_the_shutdown(
     render: Render, project: Project, seconds: int
 ) -> None:
     """gunicorn's options are those that gunicorn itself prints, with the other project's venv."""

@@ -1,4 +1,4 @@
-"""scripts/checks/dependencies.py: a requirement below the template's floor is named."""
+"""scripts/checks/dependencies.py reports requirements below the template's lower bounds."""
 
 import re
 import shutil
@@ -76,7 +76,7 @@ def test_the_same_or_a_higher_requirement_passes(project: Project, requirement: 
         '[project.optional-dependencies]\nold = ["fastapi==0.115.0"]\n',
     ],
 )
-def test_another_table_lowers_it_no_less(project: Project, table: str) -> None:
+def test_lower_requirement_in_another_table_is_one_line(project: Project, table: str) -> None:
     path = project.path / "pyproject.toml"
     path.write_text(f"{path.read_text()}\n{table}")
 
@@ -86,14 +86,14 @@ def test_another_table_lowers_it_no_less(project: Project, table: str) -> None:
     assert re.fullmatch(r"pyproject.toml: fastapi==0.115.0 is lower .+: fastapi>=.+\n", done.stdout)
 
 
-def test_an_extra_beside_the_templates_requirement_passes(project: Project) -> None:
+def test_extra_with_the_templates_requirement_passes(project: Project) -> None:
     path = project.path / "pyproject.toml"
     path.write_text(path.read_text().replace('"fastapi>=', '"fastapi[standard]",\n    "fastapi>='))
 
     assert project.run(*CHECK).stdout == ""
 
 
-def test_a_missing_extra_is_named(project: Project) -> None:
+def test_missing_extra_is_one_line(project: Project) -> None:
     """Without `standard` uvicorn runs on the slow event loop."""
     path = project.path / "pyproject.toml"
     path.write_text(path.read_text().replace("uvicorn[standard]", "uvicorn"))
@@ -101,7 +101,7 @@ def test_a_missing_extra_is_named(project: Project) -> None:
     assert "needs: uvicorn[standard]>=" in project.run(*CHECK, check=False).stdout
 
 
-def test_the_gate_prints_the_line(render: Render, tmp_path: Path) -> None:
+def test_gate_prints_a_lower_requirement(render: Render, tmp_path: Path) -> None:
     service = shutil.copytree(
         render(deployment="kubernetes").path,
         tmp_path / "gate",

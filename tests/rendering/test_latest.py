@@ -1,6 +1,6 @@
 """Every kind of service with the newest of everything, as Copier and uv give it today.
 
-`.github/workflows/latest.yml` runs it each week, so that what rots here is known before somebody
+`.github/workflows/latest.yml` runs it each week, so that a failure is known before a user
 starts a service with it.
 """
 
@@ -114,11 +114,11 @@ def test_it_starts_serves_and_stops_with_the_newest(newest: Newest, shape: Shape
 
 
 @every_shape
-def test_nothing_is_held_back(newest: Newest, shape: Shape) -> None:
+def test_newest_versions_of_all_dependencies_are_installed(newest: Newest, shape: Shape) -> None:
     assert held_back(newest(shape)) == []
 
 
-def test_what_is_held_back_is_caught(newest: Newest) -> None:
+def test_older_version_of_a_dependency_is_reported(newest: Newest) -> None:
     project = newest(("kubernetes", False, "none"))
     file = project.path / "pyproject.toml"
     bounds = file.read_text()

@@ -1,4 +1,4 @@
-"""What a team does on its own machine, by the commands that its README names."""
+"""Local work of a team, with the commands of its README."""
 
 import os
 import re
@@ -19,7 +19,7 @@ PATH = os.pathsep.join([str(Path(UV).parent), os.environ["PATH"]])
 
 
 def make(project: Project, *arguments: str, check: bool = True) -> str:
-    """What `make` prints in a project."""
+    """Return the output of `make` in a project."""
     return project.run("make", *arguments, env={"PATH": PATH}, check=check).stdout
 
 
@@ -39,7 +39,7 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def test_the_readme_names_each_command_and_make_lists_it(project: Project) -> None:
+def test_readme_and_make_help_list_each_command(project: Project) -> None:
     listed = re.findall(r"^(\w+) +\S", make(project), re.MULTILINE)
     readme = (project.path / "README.md").read_text()
 
@@ -53,7 +53,7 @@ def test_the_readme_names_each_command_and_make_lists_it(project: Project) -> No
 VALIDATED_BY = ("kubectl", "nginx", "promtool", "systemd-analyze")
 
 
-def test_lint_and_validate_find_nothing(project: Project) -> None:
+def test_lint_and_validate_pass(project: Project) -> None:
     if missing := [tool for tool in VALIDATED_BY if not find(tool)]:
         pytest.skip(f"nothing is validated without {', '.join(missing)}")
 
@@ -61,7 +61,7 @@ def test_lint_and_validate_find_nothing(project: Project) -> None:
     make(project, "validate")
 
 
-def test_a_tool_that_validate_lacks_is_a_line(project: Project, tmp_path: Path) -> None:
+def test_missing_tool_of_validate_is_one_line(project: Project, tmp_path: Path) -> None:
     for tool in ("bash", "dirname", "make"):
         (tmp_path / tool).symlink_to(shutil.which(tool) or "")
 
@@ -79,7 +79,7 @@ def find(tool: str) -> str | None:
 ALERTS = "deploy/kubernetes/components/alerts/prometheusrule.yaml"
 
 
-def test_validate_does_find_something(own: Project, target: str) -> None:
+def test_validate_fails_for_a_fault(own: Project, target: str) -> None:
     slug = own.answers["project_slug"]
     mistakes = {
         "kubernetes": [
@@ -109,7 +109,7 @@ def test_validate_does_find_something(own: Project, target: str) -> None:
         assert complaint in done.stdout, name
 
 
-def test_run_takes_the_settings_in_env(own: Project, tmp_path: Path) -> None:
+def test_make_run_reads_dot_env(own: Project, tmp_path: Path) -> None:
     port = free_port()
     shutil.copy(own.path / ".env.example", own.path / ".env")
     replace(own.path / ".env", "METRICS_PORT=9090", "METRICS_PORT=0")
@@ -127,7 +127,7 @@ def test_run_takes_the_settings_in_env(own: Project, tmp_path: Path) -> None:
     assert "--env-file" not in make(own, "--dry-run", "run")
 
 
-def test_a_setting_that_env_example_does_not_have_is_red(own: Project) -> None:
+def test_setting_missing_in_env_example_fails_the_tests(own: Project) -> None:
     settings = own.path / f"src/{own.package}/settings.py"
     settings.write_text(settings.read_text() + '\n    greeting: str = "hello"\n')
     test = ("run", "--quiet", "pytest", "tests/test_env_example.py")
@@ -141,7 +141,7 @@ def test_a_setting_that_env_example_does_not_have_is_red(own: Project) -> None:
     own.uv(*test)
 
 
-def test_an_ignored_vulnerability_without_a_day_is_red(own: Project) -> None:
+def test_ignored_vulnerability_without_expiry_date_fails_the_tests(own: Project) -> None:
     ignored = own.path / ".trivyignore.yaml"
     entry = "vulnerabilities:\n  - id: CVE-2026-0001\n    statement: not reachable\n"
     test = ("run", "--quiet", "pytest", "tests/test_trivyignore.py")
@@ -153,7 +153,7 @@ def test_an_ignored_vulnerability_without_a_day_is_red(own: Project) -> None:
     own.uv(*test)
 
 
-def test_the_hooks_find_nothing_and_do_find_something(own: Project) -> None:
+def test_hooks_pass_and_fail_for_a_fault(own: Project) -> None:
     hooks = (f"{UV}x", "prek", "run", "--all-files", "--show-diff-on-failure")
 
     assert "Failed" not in own.run(*hooks, env={"PATH": PATH}).stdout
@@ -252,9 +252,7 @@ def address(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}"
 
 
-def test_load_is_what_the_users_do_and_red_when_a_request_fails(
-    own: Project, tmp_path: Path
-) -> None:
+def test_load_runs_the_users_and_fails_with_a_failed_request(own: Project, tmp_path: Path) -> None:
     with_routes(own, ROUTES + SLOW)
     report = own.path / "build/load.html"
     locustfile = own.path / "tests/load/locustfile.py"
@@ -301,7 +299,7 @@ def test_load_is_what_the_users_do_and_red_when_a_request_fails(
         ("http://localhost:port", "not an address such as http://127.0.0.1:8000"),
     ],
 )
-def test_no_service_to_load_is_a_line(project: Project, url: str, line: str) -> None:
+def test_load_without_a_service_is_one_line(project: Project, url: str, line: str) -> None:
     url = url.format(port=free_port())
     done = load(project, url, check=False)
 
@@ -311,7 +309,7 @@ def test_no_service_to_load_is_a_line(project: Project, url: str, line: str) -> 
     assert "Traceback" not in done.stdout
 
 
-def test_locust_is_nowhere_but_in_an_environment_of_its_own(own: Project) -> None:
+def test_locust_is_installed_for_make_load_only(own: Project) -> None:
     own.uv("sync", "--quiet")
     load(own, "nowhere", check=False)
     export = ("export", "--quiet", "--locked", "--no-hashes")
@@ -322,8 +320,8 @@ def test_locust_is_nowhere_but_in_an_environment_of_its_own(own: Project) -> Non
     assert "locust==" in own.uv(*export, "--only-group", "load").stdout
 
 
-def test_the_types_hold_where_locust_is(project: Project) -> None:
-    """`make lint` has none of them."""
+def test_locustfile_passes_mypy_with_locust_installed(project: Project) -> None:
+    """`make lint` runs without locust's types."""
     project.uv("run", "--isolated", "--group", "load", "mypy")
 
 
@@ -345,7 +343,7 @@ def rows(report: str) -> Rows:
     return found
 
 
-def test_the_compression_report_has_what_the_wire_has(project: Project, tmp_path: Path) -> None:
+def test_compression_report_matches_bytes_on_the_wire(project: Project, tmp_path: Path) -> None:
     paths = ("/large-response?size_kb=300", "/large-response?size_kb=2", "/nowhere")
     with serve(project, tmp_path / "log") as server:
         found = rows(
@@ -365,7 +363,7 @@ def test_the_compression_report_has_what_the_wire_has(project: Project, tmp_path
     assert found["/nowhere", "plain"][2] == "status 404"
 
 
-def test_the_compression_report_finds_the_routes_and_says_what_stays_plain(own: Project) -> None:
+def test_compression_report_lists_routes_and_why_some_are_plain(own: Project) -> None:
     with_routes(own, ROUTES)
     (own.path / ".env").write_text("LOG_LEVEL=info\n")  # as .env.example has it
 
@@ -399,7 +397,9 @@ def test_the_compression_report_finds_the_routes_and_says_what_stays_plain(own: 
         (UNREADABLE, "/unreadable not decompressible: "),
     ],
 )
-def test_a_body_that_compression_breaks_is_red(own: Project, route: str, complaint: str) -> None:
+def test_corrupted_compressed_body_fails_the_report(
+    own: Project, route: str, complaint: str
+) -> None:
     with_routes(own, ROUTES + route)
 
     done = own.run("make", "compression", env={"PATH": PATH}, check=False)
@@ -424,7 +424,7 @@ def deploy(render: Render, tmp_path: Path) -> Project:
 SCRIPT = "deploy/kubernetes/deploy"
 
 
-def test_the_rest_is_what_the_overlay_says(render: Render) -> None:
+def test_dry_run_changes_only_image_and_version_of_the_overlay(render: Render) -> None:
     project = render(deployment="kubernetes")
     kustomize = ("kubectl", "kustomize", "deploy/kubernetes/overlays/production")
 
@@ -442,15 +442,17 @@ def test_the_rest_is_what_the_overlay_says(render: Render) -> None:
     [
         ([], "deploy: it takes an environment and an image: staging NAME@sha256:…"),
         (["nowhere", DIGEST], "deploy: there is no environment nowhere"),
-        (["staging", "ledger:latest"], "deploy: ledger:latest names no digest: NAME@sha256:…"),
+        (["staging", "ledger:latest"], "deploy: ledger:latest has no digest: NAME@sha256:…"),
         (["staging", f"a\nb@{DIGEST}"], "deploy: a"),
         (["../base", DIGEST], "deploy: there is no environment ../base"),
         (["--force", "staging", DIGEST], "deploy: there is no option --force, only --dry-run,"),
-        (["local", DIGEST], f"deploy: {DIGEST} is no image of make local"),
+        (["local", DIGEST], f"deploy: {DIGEST} was not built by make local"),
         (["staging", DIGEST], "deploy: the cluster doesn't answer, or not to you: "),
     ],
 )
-def test_what_it_does_not_take_is_a_line(deploy: Project, arguments: list[str], line: str) -> None:
+def test_invalid_arguments_of_deploy_are_one_line(
+    deploy: Project, arguments: list[str], line: str
+) -> None:
     done = deploy.run(SCRIPT, *arguments, check=False)
 
     assert done.returncode == 1
@@ -458,8 +460,8 @@ def test_what_it_does_not_take_is_a_line(deploy: Project, arguments: list[str], 
     assert list(deploy.path.glob("deploy/kubernetes/release.*")) == []
 
 
-def test_the_hooks_and_ci_run_what_make_runs(render: Render, target: str) -> None:
-    """One place says how it is linted and tested."""
+def test_hooks_and_ci_run_the_make_targets(render: Render, target: str) -> None:
+    """The commands to lint and test are defined in one place."""
     project = render(deployment=target)
     ci = (project.path / ".github/workflows/ci.yml").read_text()
     pipeline = (render(deployment=target, ci="gitlab").path / ".gitlab-ci.yml").read_text()
@@ -469,7 +471,7 @@ def test_the_hooks_and_ci_run_what_make_runs(render: Render, target: str) -> Non
         assert f"- {command}\n" in pipeline
 
 
-def test_the_image_is_built_by_the_same_command(render: Render, target: str) -> None:
+def test_ci_builds_the_image_as_make_image_does(render: Render, target: str) -> None:
     project = render(deployment=target)
     command = ["make", "--no-print-directory", "--dry-run", "image"]
 

@@ -1,4 +1,4 @@
-"""The rendered project, held to its own standards on every Python that is promised."""
+"""The rendered project passes its own checks on every supported Python."""
 
 import pytest
 
@@ -16,7 +16,7 @@ LONGEST["project_name"] = LONGEST["project_name"][:60]
 LONGEST["description"] = LONGEST["description"][:160].rstrip(" ,")
 
 
-def test_is_clean_by_its_own_tools_and_they_change_nothing(project: Project) -> None:
+def test_project_passes_its_own_linters_unchanged(project: Project) -> None:
     git(project.path, "add", "--all")
 
     project.uv("run", "ruff", "check", "--fix", "--show-fixes")
@@ -27,7 +27,7 @@ def test_is_clean_by_its_own_tools_and_they_change_nothing(project: Project) -> 
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_is_clean_with_the_longest_names(render: Render, target: str) -> None:
+def test_project_with_the_longest_names_passes_its_linters(render: Render, target: str) -> None:
     project = render(deployment=target, **LONGEST)
 
     project.uv("run", "--quiet", "ruff", "check")
@@ -63,7 +63,7 @@ def test_its_own_tests_pass(template_copy: Project, python: str) -> None:
     assert "passed" in done.stdout
 
 
-def test_its_own_tests_pass_with_the_lowest_dependencies_it_admits(template_copy: Project) -> None:
+def test_its_own_tests_pass_with_the_lowest_dependencies(template_copy: Project) -> None:
     project = Project(
         template_copy.path,
         environment={

@@ -1,4 +1,4 @@
-"""Bad answers end in one line that says what is accepted, and nothing is written."""
+"""Invalid answers end in one line with what is accepted, and no file is written."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ COPIER = str(Path(sys.executable).with_name("copier"))
 
 
 def copy(template: Path, destination: Path, *data: str) -> subprocess.CompletedProcess[str]:
-    """`copier copy --defaults`, as the README says it."""
+    """Run `copier copy --defaults`, as in the README."""
     command = [COPIER, "copy", "--defaults", "--vcs-ref", LATEST]
     for pair in data:
         command += ["-d", pair]
@@ -72,7 +72,7 @@ UNUSABLE_NETWORK = "'proxy_network': an IPv4 network without host bits such as 1
         ("dependency_updates", "pyup", "'pyup' is not in ['renovate', 'dependabot', 'none']"),
     ],
 )
-def test_a_bad_answer_is_refused_with_a_line(
+def test_invalid_answer_is_one_line(
     template: Path, tmp_path: Path, question: str, answer: str, line: str
 ) -> None:
     answers = {"project_name": "Orders API", "deployment": "kubernetes", question: answer}
@@ -93,7 +93,7 @@ def test_a_bad_answer_is_refused_with_a_line(
         (["project_name=1shop", "deployment=vm"], UNUSABLE_NAME),
     ],
 )
-def test_the_command_ends_with_the_line_and_fails(
+def test_copy_with_an_invalid_answer_prints_the_line_and_fails(
     template: Path, tmp_path: Path, data: list[str], line: str
 ) -> None:
     done = copy(template, tmp_path / "shop", *data)
@@ -118,7 +118,7 @@ def test_gitlab_has_no_dependabot(template: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "shop").exists()
 
 
-def test_every_module_of_the_standard_library_is_refused_as_a_package(template: Path) -> None:
+def test_package_named_like_a_standard_module_is_refused(template: Path) -> None:
     """The list in copier.yml is complete for this Python."""
     listed = set((template / "copier.yml").read_text().split())
     importable = {name for name in sys.stdlib_module_names if name.islower() and name[0] != "_"}
@@ -126,7 +126,7 @@ def test_every_module_of_the_standard_library_is_refused_as_a_package(template: 
     assert importable - listed == set()
 
 
-def test_a_file_that_is_there_is_not_overwritten(template: Path, tmp_path: Path) -> None:
+def test_copy_keeps_an_existing_file(template: Path, tmp_path: Path) -> None:
     theirs = tmp_path / "README.md"
     theirs.write_text("theirs")
 

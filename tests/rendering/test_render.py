@@ -1,4 +1,4 @@
-"""What comes out: complete, well-formed, for one target, and as if written by hand."""
+"""Renders are complete, well-formed, for one target, and without traces of the template."""
 
 import configparser
 import itertools
@@ -71,7 +71,7 @@ def test_every_combination_renders(render: Render, target: str, python: str) -> 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_paths_are_those_of_the_manifest(render: Render, target: str) -> None:
-    """tests/manifest/TARGET.txt: whoever adds, moves or drops a file says so there."""
+    """tests/manifest/TARGET.txt lists every rendered file."""
     manifest = ROOT / f"tests/manifest/{target}.txt"
 
     assert [str(name) for name in files(render(deployment=target))] == (
@@ -94,7 +94,9 @@ def test_ci_and_updates_bring_their_own_files_alone(
 
 @every_ci
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_word_of_the_other_target(render: Render, target: str, answers: dict[str, str]) -> None:
+def test_render_has_no_term_of_the_other_target(
+    render: Render, target: str, answers: dict[str, str]
+) -> None:
     words = re.compile(FOREIGN_WORDS[target], re.IGNORECASE)
     found = {
         f"{name}: {match[0]}"
@@ -106,15 +108,15 @@ def test_no_word_of_the_other_target(render: Render, target: str, answers: dict[
     assert found == set()
 
 
-def test_each_target_does_hold_the_words_that_the_other_must_not(render: Render) -> None:
-    """The word lists above are those of real files."""
+def test_terms_of_a_target_occur_in_its_render(render: Render) -> None:
+    """The word lists above contain terms that occur in renders."""
     for target, other in (("kubernetes", "vm"), ("vm", "kubernetes")):
         everything = "\n".join(texts(render(deployment=target)).values())
         assert len(set(re.findall(FOREIGN_WORDS[other], everything, re.IGNORECASE))) > 3
 
 
 def scar(name: Path, text: str) -> str | None:
-    """The first trace of the template in a file."""
+    """Return the first trace of the template in a file."""
     if name.name == "prometheusrule.yaml" or name.name.endswith(".rules.yml"):
         # What Prometheus fills in by itself stands in a summary, and nowhere else.
         its_own = re.compile(r"\{\{ \$(?:labels\.\w+|value \| humanize\w*) \}\}")
@@ -127,7 +129,9 @@ def scar(name: Path, text: str) -> str | None:
 
 @every_ci
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_scar_of_the_template(render: Render, target: str, answers: dict[str, str]) -> None:
+def test_render_has_no_trace_of_the_template(
+    render: Render, target: str, answers: dict[str, str]
+) -> None:
     rendered = texts(render(deployment=target, **answers))
 
     assert {name: found for name, text in rendered.items() if (found := scar(name, text))} == {}
@@ -151,7 +155,7 @@ SUMMARY = '  summary: "{{ $labels.job }} {{ $value | humanizePercentage }}"\n'
         ("ci.yml", "run: ${{ github.ref }}\n", None),
     ],
 )
-def test_what_is_a_scar(name: str, text: str, found: str | None) -> None:
+def test_traces_of_the_template_are_found(name: str, text: str, found: str | None) -> None:
     assert scar(Path(name), text) == found
 
 
@@ -200,7 +204,7 @@ def test_every_file_of_a_known_format_parses(
 def test_copies_without_trust_identity_or_network(
     template: Path, tmp_path: Path, target: str, ref: str | None
 ) -> None:
-    """The command of the contract, by a user whom git does not know, with no network at all."""
+    """The documented command, by a user without a git identity and without a network."""
     command = [str(Path(sys.executable).with_name("copier")), "copy", "--defaults"]
     command += ["-d", f"project_name={NAME}", "-d", f"deployment={target}"]
     if ref:
@@ -223,7 +227,7 @@ def test_copies_without_trust_identity_or_network(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_only_questions_are_stored(render: Render, target: str) -> None:
+def test_answers_file_has_no_computed_value(render: Render, target: str) -> None:
     """A computed value in the answers file would be frozen there."""
     assert render(deployment=target).answers.keys() == {
         "_commit",
@@ -248,8 +252,10 @@ def test_only_questions_are_stored(render: Render, target: str) -> None:
     }
 
 
-def test_an_answer_that_nobody_asks_for_is_refused_here(template: Path, tmp_path: Path) -> None:
-    """Copier takes `deplyo=vm` without a word; these tests must not."""
+def test_answer_to_an_unknown_question_is_an_error_in_the_harness(
+    template: Path, tmp_path: Path
+) -> None:
+    """Copier ignores `deplyo=vm` silently; these tests must not."""
     with pytest.raises(KeyError, match="deplyo"):
         render_with(template, tmp_path / "shop", {"deplyo": "vm"})
 

@@ -1,4 +1,4 @@
-"""What scanners of images and manifests have to say about the rendered ones: nothing."""
+"""Scanners of images and manifests find nothing in the rendered ones."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ WORSE = {
 
 @dataclass
 class Findings:
-    """What checkov says of one file: the checks by their names, a skipped one with its reason."""
+    """The results of checkov for one file: failed checks, and skipped ones with their reasons."""
 
     passed: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
@@ -56,7 +56,7 @@ def checkov(directory: Path) -> dict[str, Findings]:
 
 @pytest.fixture(scope="module")
 def found(render: Render, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Findings]:
-    """What checkov says of everything for Kubernetes, and of the same made worse, in one scan."""
+    """The results of checkov for all Kubernetes files, and for copies with faults, in one scan."""
     if shutil.which("kubectl") is None:
         pytest.skip("no manifests without kubectl")
     directory = tmp_path_factory.mktemp("scan")
@@ -75,7 +75,7 @@ def found(render: Render, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def write(file: Path, text: str, worse: tuple[str, str, str]) -> None:
-    """A file, and beside it what it would be if somebody made it worse."""
+    """Write a file, and next to it a copy with a fault."""
     right, wrong, _ = worse
     assert right in text
     file.write_text(text)
@@ -99,7 +99,7 @@ def test_checkov_finds_nothing(found: dict[str, Findings]) -> None:
     }
 
 
-def test_checkov_does_find_something(found: dict[str, Findings]) -> None:
+def test_checkov_reports_worse_files(found: dict[str, Findings]) -> None:
     worse = {name: findings for name, findings in found.items() if name.startswith("worse/")}
 
     assert len(worse) == 5
@@ -118,7 +118,7 @@ def test_hadolint_finds_nothing(render: Render, target: str) -> None:
     assert hadolint((render(deployment=target).path / "Dockerfile").read_text()) == ""
 
 
-def test_hadolint_does_find_something(render: Render, target: str) -> None:
+def test_hadolint_reports_a_worse_dockerfile(render: Render, target: str) -> None:
     dockerfile = (render(deployment=target).path / "Dockerfile").read_text()
 
     assert "DL3006" in hadolint(dockerfile.replace("-slim-trixie\n", "\n").replace(":3.14", ""))
@@ -135,7 +135,7 @@ def test_shellcheck_finds_nothing(render: Render) -> None:
     assert shellcheck((render(deployment="vm").path / "deploy/vm/deploy").read_text()) == ""
 
 
-def test_shellcheck_does_find_something(render: Render) -> None:
+def test_shellcheck_reports_a_worse_script(render: Render) -> None:
     script = (render(deployment="vm").path / "deploy/vm/deploy").read_text()
 
     assert "SC2086" in shellcheck(script.replace('"$host"', "$host"))

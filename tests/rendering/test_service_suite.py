@@ -1,4 +1,4 @@
-"""A service's own tests pass whatever its shell, its conftest and its pytest settings say."""
+"""A service's own tests pass with any shell environment, conftest and pytest settings."""
 
 import shutil
 from pathlib import Path
@@ -40,13 +40,13 @@ STRICT = "[pytest]\nfilterwarnings =\n    error\n"
 OF_THE_TEMPLATE = ("tests/serving", "tests/test_env_example.py", "tests/test_trivyignore.py")
 
 
-def test_they_pass_with_any_variable_in_the_shell(project: Project) -> None:
+def test_suite_passes_with_any_variable_in_the_shell(project: Project) -> None:
     done = project.run(project.program("python"), "-m", "pytest", "-q", env=SHELL)
 
     assert " passed" in done.stdout
 
 
-def test_the_templates_pass_with_another_conftest_and_strict_warnings(
+def test_template_tests_pass_with_another_conftest_and_strict_warnings(
     project: Project, tmp_path: Path
 ) -> None:
     left_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__")
@@ -68,7 +68,7 @@ def test_the_templates_pass_with_another_conftest_and_strict_warnings(
     ],
     ids=["no field", "required", "required, with an example"],
 )
-def test_env_example_may_hold_more_than_fields(
+def test_env_example_may_list_variables_of_other_programs(
     project: Project, tmp_path: Path, field: str, lines: str
 ) -> None:
     left_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__")

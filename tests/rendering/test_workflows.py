@@ -1,4 +1,4 @@
-"""CI, this repository's and the rendered ones': well-formed, pinned, few permissions, in order."""
+"""CI of this repository and of rendered projects: well-formed, pinned, few permissions."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def jobs(file: Path) -> dict[str, Job]:
 
 @pytest.fixture
 def release(render: Render, target: str) -> dict[str, Job]:
-    """What brings a project from main to production."""
+    """The jobs of the release workflow."""
     return jobs(render(deployment=target).path / ".github/workflows/release.yml")
 
 
@@ -57,21 +57,21 @@ def pipeline(render: Render, target: str) -> Path:
 
 
 def said(tool: str, *arguments: str | Path) -> str:
-    """What a tool of this environment finds; "" when that is nothing."""
+    """Return the findings of a tool of this environment; "" for none."""
     program = Path(sys.executable).with_name(tool)
     done = subprocess.run([program, *arguments], capture_output=True, text=True)
     return done.stdout + done.stderr if done.returncode else ""
 
 
 def findings(*files: Path, schema: str = "github-workflows") -> Iterator[str]:
-    """What the tools have to say about workflows, or about another file that GitHub reads."""
+    """Yield the findings of all tools for workflows, or for another file that GitHub reads."""
     zizmor = ("--offline", "--pedantic", "--strict-collection", "--no-progress", "--quiet")
     yield from filter(None, [said("zizmor", *zizmor, *files)])
     yield from mistakes(schema, *files)
 
 
 def mistakes(schema: str, *files: Path) -> Iterator[str]:
-    """Where files are not of a schema."""
+    """Yield violations of a schema."""
     yield from filter(None, [said("check-jsonschema", f"--builtin-schema=vendor.{schema}", *files)])
 
 
@@ -96,7 +96,7 @@ def test_the_tools_find_nothing_in_what_dependabot_does(
     assert kept == ["uv", "docker", *(["github-actions"] if ci == "github" else [])]
 
 
-def test_the_pipeline_is_one_of_gitlab(pipeline: Path, tmp_path: Path) -> None:
+def test_pipeline_is_valid_for_gitlab(pipeline: Path, tmp_path: Path) -> None:
     assert list(mistakes("gitlab-ci", pipeline)) == []
 
     worse = tmp_path / ".gitlab-ci.yml"
@@ -112,7 +112,7 @@ def test_the_pipeline_is_one_of_gitlab(pipeline: Path, tmp_path: Path) -> None:
         ("contents: read", "contents: write", "permission"),
     ],
 )
-def test_the_tools_do_find_something(
+def test_tools_report_a_faulty_workflow(
     tmp_path: Path, right: str, wrong: str, complaint: str
 ) -> None:
     assert complaint in "".join(findings(worse(tmp_path, right, wrong)))
@@ -125,7 +125,7 @@ def test_the_tools_do_find_something(
         ("github.run_id", "github.run_it", "[expression]"),
     ],
 )
-def test_actionlint_does_find_something(
+def test_actionlint_reports_a_faulty_workflow(
     lint: Lint, tmp_path: Path, right: str, wrong: str, complaint: str
 ) -> None:
     [said] = lint(worse(tmp_path, right, wrong))
@@ -134,7 +134,7 @@ def test_actionlint_does_find_something(
 
 
 def worse(directory: Path, right: str, wrong: str) -> Path:
-    """This repository's CI with a mistake."""
+    """Return this repository's CI with a fault."""
     text = Path(ROOT, ".github/workflows/ci.yml").read_text()
     assert right in text
     file = directory / ".github/workflows/ci.yml"
@@ -154,7 +154,7 @@ def test_an_action_has_one_version(workflows: list[Path]) -> None:
 
 
 def scripts(project: Project) -> Iterator[str]:
-    """What the jobs of a project run in a shell."""
+    """Yield the shell scripts of a project's jobs."""
     for file in sorted(project.path.glob(".github/workflows/*.yml")):
         for job in jobs(file).values():
             yield from (step["run"] for step in job.get("steps", ()) if "run" in step)
@@ -181,7 +181,7 @@ def test_shellcheck_finds_nothing_in_what_they_run(
 # ── From main to production ───────────────────────────────────────────────────────────────
 
 
-def test_nothing_is_published_that_was_not_tested_and_scanned(release: dict[str, Job]) -> None:
+def test_image_is_published_after_tests_and_scan(release: dict[str, Job]) -> None:
     image = release["image"]
     steps = [step.get("name") for step in image["steps"]]
 
@@ -207,9 +207,7 @@ def test_only_the_job_that_publishes_may_write(render: Render, target: str) -> N
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_nothing_is_deployed_before_somebody_says_so(
-    release: dict[str, Job], environment: str
-) -> None:
+def test_nothing_is_deployed_without_deploy_to(release: dict[str, Job], environment: str) -> None:
     job = release[environment]
 
     assert f"contains(vars.DEPLOY_TO, '{environment}')" in job["if"]
@@ -218,7 +216,7 @@ def test_nothing_is_deployed_before_somebody_says_so(
     assert "image" in job["needs"]
 
 
-def test_on_gitlab_the_same_holds(pipeline: Path) -> None:
+def test_gitlab_publishes_and_deploys_under_the_same_conditions(pipeline: Path) -> None:
     jobs: dict[str, Any] = yaml.safe_load(pipeline.read_text())
 
     assert jobs["stages"] == ["check", "image", "publish", "deploy"]
@@ -237,7 +235,7 @@ def test_on_gitlab_the_same_holds(pipeline: Path) -> None:
     assert sometimes["when"] == "manual"
 
 
-def test_what_trivy_finds_stops_it_and_what_it_lets_through_has_a_reason(
+def test_trivy_fails_for_high_severities_and_reads_the_ignore_file(
     render: Render, target: str
 ) -> None:
     path = render(deployment=target).path
@@ -285,7 +283,7 @@ def setup_uv(job: Job) -> list[Job]:
 # ── The newest of everything, each week ───────────────────────────────────────────────────
 
 
-def test_the_weekly_run_is_one_that_is_here_on_every_python() -> None:
+def test_weekly_run_covers_every_python() -> None:
     weekly = jobs(ROOT / ".github/workflows/latest.yml")["services"]
     run = "\n".join(step.get("run", "") for step in weekly["steps"])
 
@@ -295,8 +293,8 @@ def test_the_weekly_run_is_one_that_is_here_on_every_python() -> None:
     assert (ROOT / selected).is_file()
 
 
-def test_what_fails_there_becomes_an_issue(tmp_path: Path) -> None:
-    """By the script that the workflow runs, and a gh that says whether one is open."""
+def test_failed_weekly_run_opens_an_issue(tmp_path: Path) -> None:
+    """With the workflow's script, and a `gh` that reports whether an issue is open."""
     issue = jobs(ROOT / ".github/workflows/latest.yml")["issue"]
     [script] = [step["run"] for step in issue["steps"]]
     assert (issue["needs"], issue["if"]) == ("services", "failure()")
@@ -322,7 +320,7 @@ def test_what_fails_there_becomes_an_issue(tmp_path: Path) -> None:
 # ── The site, on GitHub Pages ─────────────────────────────────────────────────────────────
 
 
-def test_the_site_is_published_when_somebody_says_so_by_a_job_that_runs_nothing_of_ours() -> None:
+def test_site_is_published_with_deploy_to_by_a_job_without_own_code() -> None:
     pages = jobs(ROOT / ".github/workflows/pages.yml")
     build, publish = pages["build"], pages["publish"]
 

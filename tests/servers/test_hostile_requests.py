@@ -1,4 +1,4 @@
-"""What a hostile client sends as bytes: an answer, a line in the log, and a server that goes on."""
+"""Hostile bytes get a response and a log line, and the server keeps serving."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -78,7 +78,7 @@ def json(body: bytes, target: bytes = b"/orders/1", method: bytes = b"PUT") -> b
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
-# What is no HTTP: answered with 400, then hung up.
+# Not HTTP: 400, then the connection is closed.
 UNREADABLE = {
     "a NUL in the path": to(b"/a\0b"),
     "bytes above ASCII in the path": to(b"/caf\xc3\xa9"),
@@ -133,14 +133,14 @@ READABLE = {
     "a huge length": (of_length(b"%d" % (2**64 - 1)), 413),
     "an absolute target": (to(b"http://evil.example/large-response?size_kb=1"), 200),
     "an asterisk": (to(b"*", b"OPTIONS"), 404),
-    "a method that nobody has": (to(b"/large-response", b"TRACE"), 405),
+    "an unsupported method": (to(b"/large-response", b"TRACE"), 405),
     "HTTP/1.0": (GET.replace(b"HTTP/1.1", b"HTTP/1.0") + END, 200),
     "no version": (b"GET /large-response?size_kb=1\r\n\r\n", 200),
     "chunks with extensions and trailers": (
         CHUNKED + END + b"5;a=b\r\nhello\r\n0\r\nX-A: b\r\n\r\n",
         200,
     ),
-    "an expectation that nobody knows": (POST + b"Expect: more\r\nContent-Length: 0\r\n\r\n", 200),
+    "an unknown expectation": (POST + b"Expect: more\r\nContent-Length: 0\r\n\r\n", 200),
     "an expectation with too much behind it": (
         POST + b"Expect: 100-continue\r\nContent-Length: 2000000\r\n\r\n",
         413,
@@ -171,7 +171,7 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_is_no_http_is_refused_with_a_line(server: Server, name: str) -> None:
+def test_invalid_http_is_refused_with_one_log_line(server: Server, name: str) -> None:
     with log_of(server) as log, Wire(server) as wire:
         wire.send(UNREADABLE[name])
         assert wire.answer().status == 400
@@ -186,7 +186,7 @@ def test_what_is_no_http_is_refused_with_a_line(server: Server, name: str) -> No
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_what_is_http_is_answered_with_a_line(server: Server, name: str) -> None:
+def test_valid_http_is_answered_with_one_log_line(server: Server, name: str) -> None:
     request, status = READABLE[name]
     with log_of(server) as log, Wire(server) as wire:
         wire.send(request)
@@ -200,8 +200,8 @@ def test_what_is_http_is_answered_with_a_line(server: Server, name: str) -> None
     assert line["request_id"].isalnum()
 
 
-def test_a_request_id_is_taken_over_as_it_is_or_not_at_all(server: Server) -> None:
-    """From a proxy alone; here that is whoever names a client, from this machine."""
+def test_request_id_is_accepted_unchanged_or_replaced(server: Server) -> None:
+    """Only from a trusted proxy, here any client on this machine that sends X-Forwarded-For."""
     with log_of(server) as log, Wire(server) as wire:
         for request in (PROXIED + b"X-Request-ID: one-of-ours\r\n\r\n", PROXIED + END):
             wire.send(request)
@@ -215,7 +215,7 @@ def test_a_request_id_is_taken_over_as_it_is_or_not_at_all(server: Server) -> No
 
 
 @pytest.mark.parametrize("path", ["/echo", "/orders/1"])
-def test_a_body_in_chunks_is_cut_off_at_the_limit(server: Server, path: str) -> None:
+def test_chunked_body_above_the_limit_is_refused(server: Server, path: str) -> None:
     method = "POST" if path == "/echo" else "PUT"
     head = to(path.encode(), method.encode()).removesuffix(END)
     with log_of(server) as log, Wire(server) as wire:
@@ -226,7 +226,7 @@ def test_a_body_in_chunks_is_cut_off_at_the_limit(server: Server, path: str) -> 
     assert [line["status"] for line in log] == [413]
 
 
-def test_a_body_that_is_too_large_cuts_off_what_has_begun_to_answer(server: Server) -> None:
+def test_too_large_body_aborts_a_started_response(server: Server) -> None:
     with log_of(server) as log, Wire(server) as wire:
         wire.send(CHUNKED.replace(b"/echo", b"/stream") + END)
         assert wire.head()[0] == 200
@@ -238,7 +238,7 @@ def test_a_body_that_is_too_large_cuts_off_what_has_begun_to_answer(server: Serv
     assert [event["status"] for event in log if event["event"] == "request"] == [200]
 
 
-def test_garbage_in_the_middle_of_a_body_is_no_error_of_the_service(server: Server) -> None:
+def test_invalid_chunk_in_a_body_is_a_client_error(server: Server) -> None:
     with log_of(server) as log, Wire(server) as wire:
         wire.send(CHUNKED + b"Expect: 100-continue\r\n\r\n")
         assert wire.answer().status == 100  # it reads
@@ -250,7 +250,7 @@ def test_garbage_in_the_middle_of_a_body_is_no_error_of_the_service(server: Serv
     assert [event["status"] for event in log if event["event"] == "request"] == [499]
 
 
-def test_requests_in_a_row_are_answered_in_a_row(server: Server) -> None:
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     with log_of(server) as log, Wire(server) as wire:
         hello = POST + b"Content-Length: 5\r\n\r\nhello"
         wire.send((hello + to(b"/nowhere") + GET + END) * 20)
@@ -260,7 +260,7 @@ def test_requests_in_a_row_are_answered_in_a_row(server: Server) -> None:
     assert [line["status"] for line in log] == statuses
 
 
-def test_continues_when_it_wants_the_body(server: Server) -> None:
+def test_expect_continue_is_answered_when_the_body_is_read(server: Server) -> None:
     with Wire(server) as wire:
         wire.send(POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
         assert wire.answer().status == 100
@@ -282,7 +282,7 @@ def test_head_never_has_a_body(server: Server, path: str, status: int) -> None:
     assert [line["status"] for line in log] == answered
 
 
-def test_slow_clients_hold_up_nobody_but_themselves(server: Server) -> None:
+def test_slow_clients_do_not_delay_others(server: Server) -> None:
     """Those that never end their headers are the proxy's to send away."""
     body = POST + b"Content-Length: 10\r\n\r\nh"
     with log_of(server) as log, ExitStack() as stack:

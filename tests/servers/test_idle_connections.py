@@ -1,4 +1,4 @@
-"""Ten thousand who say nothing, and twenty thousand requests: nothing of them is left behind."""
+"""Ten thousand idle connections, and twenty thousand requests without a leak."""
 
 import os
 import resource
@@ -83,7 +83,7 @@ def idle_connections(server: Server) -> Iterator[None]:
         server.wait_until_ready()
 
 
-def test_ten_thousand_idle_connections_are_served_around(server: Server) -> None:
+def test_requests_are_served_with_ten_thousand_idle_connections(server: Server) -> None:
     held = []
     for _ in range(2):
         with idle_connections(server):
@@ -110,7 +110,7 @@ def mixed(number: int) -> bytes:
     return request % (number, number % 1000) if b"%d" in request else request
 
 
-def test_twenty_thousand_requests_leave_nothing(server: Server) -> None:
+def test_twenty_thousand_requests_leak_no_memory_or_files(server: Server) -> None:
     send_mixed(server, range(5_000))
     first = resident(server)
     send_mixed(server, range(5_000, 20_000))

@@ -189,7 +189,7 @@ def test_adds_nothing_to_its_base_but_the_application(image: str, checkout: Path
     assert programs & {"uv", "uvx", "pip", "pip3", "pytest", "ruff", "mypy"} == set()
 
 
-def test_the_user_can_write_none_of_it(image: str) -> None:
+def test_user_of_the_image_can_write_no_file_of_it(image: str) -> None:
     with contents.mounted(image) as root:
         app = root / "app"
         found = {path: path.lstat() for path in (app, *app.rglob("*"))}
@@ -200,7 +200,7 @@ def test_the_user_can_write_none_of_it(image: str) -> None:
     assert [path for path, mode in modes.items() if mode & (stat.S_IWGRP | stat.S_IWOTH)] == []
 
 
-def test_its_python_is_compiled_already(project: Project, start: Start) -> None:
+def test_image_has_compiled_bytecode(project: Project, start: Start) -> None:
     """On a read-only root, Python would compile at each start what is not."""
     with start() as container:
         verbose = container.exec(["python", "-v", "-c", f"import {project.package}.app"]).stderr
@@ -238,7 +238,7 @@ def test_the_heartbeat_of_a_worker_is_in_memory(start: Start) -> None:
     assert "/dev/shm/wgunicorn-" in open_files
 
 
-def test_nothing_gets_into_the_build_but_what_it_is_made_of(
+def test_build_context_has_only_files_of_the_image(
     project: Project, checkout: Path, target: str
 ) -> None:
     """What a build can't see is in none of its layers."""

@@ -79,7 +79,7 @@ with_and_without_middleware = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def rates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of the service that knows exchange rates."""
+    """The URL of the exchange rate service."""
     directory = tmp_path_factory.mktemp("rates")
     (directory / "rates.json").write_text('{"NOK": 11.5}')
     handler = partial(SimpleHTTPRequestHandler, directory=str(directory))
@@ -115,13 +115,13 @@ def start(reference: Project, tmp_path_factory: pytest.TempPathFactory, rates: s
 
 @pytest.fixture(scope="module")
 def ledger(start: Start) -> Iterator[Ledger]:
-    """The service, started once for the tests that leave nothing behind."""
+    """The service, started once for tests that leave no data."""
     with start() as ledger:
         yield ledger
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Return once it holds; raises `AssertionError` when it never does."""
+    """Return when the condition holds; raises `AssertionError` otherwise."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Each target under its real server: what it refuses, what it serves, how it stops."""
+"""Each target under its real server: start, requests, shutdown."""
 
 import asyncio
 import json
@@ -119,7 +119,7 @@ def hurried(render: Render, target: str) -> Project:
 def start_badly(
     project: Project, log: Path, replace: dict[str, str], env: dict[str, str]
 ) -> tuple[int, str]:
-    """Start the production server with other options; its exit code and its log."""
+    """Start the production server with other options; return its exit code and log."""
     port = free_port()
     command, options = start_command(project, f"{project.package}.app:app", port)
     command = [replace.get(word, word) for word in command]
@@ -219,7 +219,7 @@ def test_the_check_command_says_what_is_wrong_a_line_each(project: Project) -> N
 def test_the_check_command_reads_the_teams_own_settings(
     render: Render, target: str, tmp_path: Path
 ) -> None:
-    """And where they are not to be had, it is a line, or those of the serving layer."""
+    """Without them, it is one line, or the settings of the serving layer."""
     project = render(deployment=target)
     shutil.copytree(project.path / "src", tmp_path / "src")
     settings = tmp_path / "src" / project.package / "settings.py"
@@ -249,7 +249,7 @@ def test_the_check_command_reads_the_teams_own_settings(
 def test_threads_that_compute_leave_room_for_the_event_loop(
     project: Project, tmp_path: Path, env: dict[str, str], threads: int
 ) -> None:
-    """Few of them, and each for a millisecond at a time: or else the health checks wait."""
+    """Few threads, each for a millisecond at a time; otherwise health checks wait."""
     (tmp_path / "threaded.py").write_text(THREADED.format(package=project.package))
     env = {**env, "PYTHONPATH": str(tmp_path)}
 
@@ -406,7 +406,7 @@ def test_connections_without_a_request_do_not_hold_the_process(
 
 
 def wait_until_told_to_leave(server: Server) -> None:
-    """Return once a response says `Connection: close`."""
+    """Return when a response has `Connection: close`."""
     while server.get("/health/live").headers.get("connection") != "close":
         pass
 
@@ -428,5 +428,5 @@ def test_a_request_that_outlives_the_budget_does_not_keep_the_lifespan_from_endi
 
 
 def exit_after_sigterm(target: str) -> int:
-    """uvicorn ends by the signal (as process 1 with 0), gunicorn's master with 0."""
+    """Return uvicorn's signal status (0 as PID 1), or 0 of gunicorn's master."""
     return -signal.SIGTERM if target == "kubernetes" else 0

@@ -1,4 +1,4 @@
-"""A server with those routes."""
+"""A server with the routes of routes.py."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager

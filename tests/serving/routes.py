@@ -1,4 +1,4 @@
-"""The routes that the tests of this folder ask, with what a real service has around them."""
+"""Routes for the tests of this folder, with dependencies and middleware of a real service."""
 
 ROUTES = '''
 import asyncio
@@ -30,7 +30,7 @@ go = asyncio.Event()
 
 
 class Inner(BaseHTTPMiddleware):
-    """Runs for /wrapped/... alone."""
+    """Runs for /wrapped/... only."""
 
     async def dispatch(self, request, call_next):
         return await call_next(request)

@@ -1,4 +1,4 @@
-"""What an application may send, and when a client may leave: the serving layer is in no way."""
+"""ASGI messages and disconnects are handled as without the serving layer."""
 
 import json
 import signal
@@ -281,7 +281,7 @@ rudeness = pytest.mark.parametrize("rudely", [False, True])
 
 @rudeness
 @pytest.mark.parametrize("head", ["Content-Length: 10\r\n", "Transfer-Encoding: chunked\r\n"])
-def test_a_client_leaves_while_its_body_is_read(server: Server, head: str, rudely: bool) -> None:
+def test_disconnect_while_the_body_is_read(server: Server, head: str, rudely: bool) -> None:
     asked = Asked(server, "/body", method="POST", head=head + "Expect: 100-continue\r\n")
     assert asked.wire.answer().status == 100  # it reads
     asked.wire.send(b"5\r\nhe")
@@ -291,7 +291,7 @@ def test_a_client_leaves_while_its_body_is_read(server: Server, head: str, rudel
 
 
 @rudeness
-def test_a_client_leaves_before_its_body_is_read(server: Server, rudely: bool) -> None:
+def test_disconnect_before_the_body_is_read(server: Server, rudely: bool) -> None:
     asked = Asked(server, "/body", method="POST", head="Content-Length: 10\r\n")
     asked.leave(rudely)
 
@@ -299,7 +299,7 @@ def test_a_client_leaves_before_its_body_is_read(server: Server, rudely: bool) -
 
 
 @rudeness
-def test_a_client_leaves_before_the_response_starts(server: Server, rudely: bool) -> None:
+def test_disconnect_before_the_response_starts(server: Server, rudely: bool) -> None:
     asked = Asked(server, "/until-gone")
     asked.leave(rudely)
 
@@ -308,7 +308,7 @@ def test_a_client_leaves_before_the_response_starts(server: Server, rudely: bool
 
 @rudeness
 @pytest.mark.parametrize("accepted", ["identity", "zstd"])
-def test_a_client_leaves_while_it_streams(server: Server, accepted: str, rudely: bool) -> None:
+def test_disconnect_during_a_stream(server: Server, accepted: str, rudely: bool) -> None:
     media_type = f"text/{accepted}-{rudely}"
     path = f"/stream?media_type={media_type}"
     asked = Asked(server, path, head=f"Accept-Encoding: {accepted}\r\n")
@@ -322,7 +322,7 @@ def test_a_client_leaves_while_it_streams(server: Server, accepted: str, rudely:
 
 @rudeness
 @pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])
-def test_clients_leave_while_a_thread_compresses(server: Server, coding: str, rudely: bool) -> None:
+def test_disconnect_while_a_thread_compresses(server: Server, coding: str, rudely: bool) -> None:
     head = f"Accept-Encoding: {coding}\r\n"
     all_asked = [Asked(server, "/large-response?size_kb=256", head=head) for _ in range(5)]
     for asked in all_asked:
@@ -332,7 +332,7 @@ def test_clients_leave_while_a_thread_compresses(server: Server, coding: str, ru
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "text/event-stream", "image/png"])
-def test_the_first_chunk_comes_before_there_is_a_second(server: Server, media_type: str) -> None:
+def test_first_chunk_is_sent_before_the_second_exists(server: Server, media_type: str) -> None:
     asked = Asked(server, f"/stream?media_type={media_type}")
     asked.wire.head()
 
@@ -343,7 +343,7 @@ def test_the_first_chunk_comes_before_there_is_a_second(server: Server, media_ty
     assert asked.log == [request(200)]
 
 
-def test_a_stream_that_fails_is_cut(server: Server) -> None:
+def test_failing_stream_closes_the_connection(server: Server) -> None:
     asked = Asked(server, "/stream?fail=true")
     asked.wire.head()
     assert asked.wire.chunk() == b"first"
@@ -353,7 +353,7 @@ def test_a_stream_that_fails_is_cut(server: Server) -> None:
     assert asked.log == [raised("LookupError: in the middle"), request(200)]
 
 
-def test_a_background_task_fails_behind_its_answer(server: Server) -> None:
+def test_background_task_that_fails_after_its_response(server: Server) -> None:
     asked = Asked(server, "/background")
     assert asked.wire.answer().status == 200
     server.get("/go")
@@ -362,7 +362,7 @@ def test_a_background_task_fails_behind_its_answer(server: Server) -> None:
     assert asked.log == [raised("LookupError: behind the answer"), request(200)]
 
 
-def test_what_a_handler_raises_is_a_problem(server: Server) -> None:
+def test_exception_of_a_handler_is_a_problem(server: Server) -> None:
     refused, failed = Asked(server, "/refuse"), Asked(server, "/raise")
     refusal, failure = refused.wire.answer(), failed.wire.answer()
 
@@ -389,7 +389,7 @@ def test_what_a_handler_raises_is_a_problem(server: Server) -> None:
         ("something-else-first", 500, raised("")),
     ],
 )
-def test_an_application_that_breaks_the_protocol_has_a_line_and_one_for_the_fault(
+def test_application_that_breaks_asgi_is_logged(
     server: Server, sent: str, status: int, said: tuple[str, str] | None
 ) -> None:
     asked = Asked(server, f"/raw/{sent}")
@@ -410,7 +410,7 @@ def test_handler_suppressing_cancellation_gets_504_and_leaks_no_task(server: Ser
     assert json.loads(server.get("/over").body) <= before
 
 
-def test_messages_that_it_does_not_know_pass(project: Project, tmp_path: Path) -> None:
+def test_unknown_messages_are_passed_on(project: Project, tmp_path: Path) -> None:
     """No server here knows them, so these are taken where a server would."""
     (tmp_path / "record.py").write_text(RECORD.format(package=project.package))
 
@@ -427,7 +427,7 @@ def test_messages_that_it_does_not_know_pass(project: Project, tmp_path: Path) -
     ]
 
 
-def test_websockets_are_left_alone(server: Server) -> None:
+def test_websockets_work_as_without_the_layer(server: Server) -> None:
     url = f"ws://127.0.0.1:{server.port}"
     with connect(f"{url}/echo") as chat:
         chat.send("hello")
@@ -448,7 +448,7 @@ def test_websockets_are_left_alone(server: Server) -> None:
     assert not any("exception" in event for event in log), log
 
 
-def test_a_websocket_is_told_of_the_shutdown(
+def test_websocket_is_closed_at_shutdown(
     project: Project, tmp_path: Path, env: dict[str, str]
 ) -> None:
     with serve(project, tmp_path / "log", "routes:app", env) as server:

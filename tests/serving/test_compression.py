@@ -1,4 +1,4 @@
-"""Compression over the real servers: whatever a client accepts, it can read what it gets."""
+"""Compression over the real servers: clients can decompress every response."""
 
 import gzip
 import http.client
@@ -103,7 +103,7 @@ thorough = settings(max_examples=150, deadline=None, suppress_health_check=[Heal
 
 @thorough
 @given(st.lists(st.tuples(names, weights), unique_by=lambda item: item[0].lower()))
-def test_the_coding_is_the_one_that_the_client_likes_best(
+def test_preferred_coding_of_the_client_is_used(
     server: Server, plain: bytes, accepted: list[tuple[str, str]]
 ) -> None:
     header = ", ".join(f"{name};q={weight}" for name, weight in accepted)
@@ -117,7 +117,7 @@ def test_the_coding_is_the_one_that_the_client_likes_best(
 
 @thorough
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.just("\t"), max_size=300))
-def test_no_header_is_too_strange(server: Server, plain: bytes, header: str) -> None:
+def test_any_accept_encoding_is_handled(server: Server, plain: bytes, header: str) -> None:
     answer = server.get(PATH, **{"Accept-Encoding": header})
 
     assert answer.status == 200
@@ -135,7 +135,7 @@ def test_bodies_of_any_size_can_be_read(server: Server, coding: str, size_kb: in
 
 
 @pytest.mark.parametrize("coding", ["zstd", "br"])
-def test_smaller_than_gzip(server: Server, coding: str) -> None:
+def test_zstd_and_brotli_are_smaller_than_gzip(server: Server, coding: str) -> None:
     sizes = {
         name: len(server.get("/large-response?size_kb=900", **{"Accept-Encoding": name}).body)
         for name in (coding, "gzip")
@@ -165,11 +165,11 @@ def first_of(server: Server, media_type: str, coding: str) -> tuple[str | None, 
 
 
 @pytest.mark.parametrize("coding", ["zstd", "gzip"])
-def test_a_stream_is_read_as_it_comes(server: Server, coding: str) -> None:
+def test_stream_is_decompressed_chunk_by_chunk(server: Server, coding: str) -> None:
     assert first_of(server, "text/plain", coding) == (coding, b"data: first\n\n")
 
 
-def test_server_sent_events_are_left_alone(server: Server) -> None:
+def test_server_sent_events_are_not_compressed(server: Server) -> None:
     assert first_of(server, "text/event-stream", "gzip") == (None, b"data: first\n\n")
 
 
@@ -199,7 +199,7 @@ def test_head_has_the_headers_of_get_and_no_body(server: Server) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_an_answer_without_a_body_stays_without_one(server: Server, status: int) -> None:
+def test_response_without_a_body_stays_empty(server: Server, status: int) -> None:
     answer = server.get(f"/empty/{status}", **{"Accept-Encoding": "gzip"})
 
     assert (answer.status, answer.body) == (status, b"")

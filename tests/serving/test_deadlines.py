@@ -1,4 +1,4 @@
-"""Deadlines: what is cut, what is not, and what the log says."""
+"""Deadlines: cancelled requests, exempt ones, and log lines."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The log of each target's real server: JSON from the first line to the last, a line a request."""
+"""The log of each target's real server: JSON only, one line per request."""
 
 import asyncio
 import dataclasses
@@ -73,7 +73,7 @@ def test_a_line_a_request_and_each_line_is_json(saying: Server) -> None:
     assert "Finished server process" in saying.log
 
 
-def test_what_a_request_says_has_its_id_and_no_secret(saying: Server) -> None:
+def test_log_lines_of_a_request_have_its_id_and_no_secret(saying: Server) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     answer = saying.get("/says", traceparent=f"00-{trace}-b7ad6b7169203331-01")
     saying.stop()
@@ -99,7 +99,7 @@ def test_an_unhandled_error_is_logged_once_with_its_trace(saying: Server) -> Non
 @pytest.mark.parametrize(
     ("trust", "taken"), [("10.0.0.0/8", False), ("127.0.0.0/8", True)], ids=["stranger", "proxy"]
 )
-def test_an_id_is_taken_from_the_trusted_proxy_alone(
+def test_request_id_is_accepted_from_the_trusted_proxy_only(
     project: Project, tmp_path: Path, trust: str, taken: bool
 ) -> None:
     clients = ("203.0.113.9", "203.0.113.9:5678")  # some proxies send the port too
@@ -137,7 +137,7 @@ def test_a_body_that_does_not_say_its_length_has_a_limit(saying: Server) -> None
     assert exceeds.headers["content-type"] == "application/problem+json"
 
 
-def test_the_metrics_tell_of_the_loop_the_process_and_the_build(saying: Server) -> None:
+def test_metrics_of_loop_process_and_build_are_exposed(saying: Server) -> None:
     metrics = dataclasses.replace(saying, port=saying.metrics_port)
     names = (
         *("event_loop_lag_seconds_count", "process_cpu_seconds_total", "app_info"),
@@ -160,7 +160,7 @@ def test_the_metrics_tell_of_the_loop_the_process_and_the_build(saying: Server) 
 
 
 @pytest.mark.parametrize("target", ["vm"], indirect=True)
-def test_a_reload_keeps_the_form(saying: Server) -> None:
+def test_log_format_survives_a_reload(saying: Server) -> None:
     saying.process.send_signal(signal.SIGHUP)
     saying.wait_for_log("Hang up")
     saying.wait_for_log("Finished server process")

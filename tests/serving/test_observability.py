@@ -1,4 +1,4 @@
-"""Dashboard and alerts: of what the service exposes, and of nothing else."""
+"""Dashboard and alerts use only metrics that the service exposes."""
 
 import json
 import math
@@ -107,7 +107,7 @@ def test_promtool_takes_the_rules(rendered: Project, tmp_path: Path) -> None:
     assert "humanise" in promtool(*check)
 
 
-def test_each_alert_says_how_bad_it_is_and_what_to_do(rendered: Project) -> None:
+def test_each_alert_has_a_severity_and_a_runbook_entry(rendered: Project) -> None:
     readme = (rendered.path / "deploy/README.md").read_text()
     _, _, runbook = readme.partition("\n## Alerts\n")
     table = [line.split(" | ")[0] for line in runbook.splitlines() if line.startswith("| `")]
@@ -129,8 +129,8 @@ def test_the_readme_names_the_files(rendered: Project, target: str) -> None:
     assert rules[target] in readme
 
 
-def test_what_a_summary_names_is_there(rendered: Project, target: str) -> None:
-    """Prometheus writes nothing for a label that is not."""
+def test_labels_in_summaries_exist(rendered: Project, target: str) -> None:
+    """Prometheus prints nothing for a missing label."""
     rules = rules_of(rendered)
     recorded = {rule["record"] for rule in every("record", rules)}
 
@@ -143,7 +143,7 @@ def test_what_a_summary_names_is_there(rendered: Project, target: str) -> None:
 
 
 @pytest.mark.parametrize("seconds", [1, 30, 3600])
-def test_slow_is_half_of_the_budget(render: Render, target: str, seconds: int) -> None:
+def test_route_slow_fires_at_half_of_the_budget(render: Render, target: str, seconds: int) -> None:
     alerts = every("alert", rules_of(render(deployment=target, request_timeout_seconds=seconds)))
     [slow] = [alert for alert in alerts if alert["alert"] == "RouteSlow"]
 
@@ -317,7 +317,7 @@ def located(series: str, job: str) -> str:
     return series.replace("}", f",{labels}}}").replace("{,", "{").replace("'", '"')
 
 
-def test_they_fire_when_they_should_and_only_then(
+def test_alerts_fire_only_under_their_condition(
     rendered: Project, target: str, tmp_path: Path
 ) -> None:
     cases = CASES | OF_TARGET[target]
@@ -356,9 +356,7 @@ def test_they_fire_when_they_should_and_only_then(
         ("_rate30m{", "_rate6h{"),
     ],
 )
-def test_a_rule_that_is_off_is_caught(
-    render: Render, tmp_path: Path, right: str, wrong: str
-) -> None:
+def test_wrong_rule_is_reported(render: Render, tmp_path: Path, right: str, wrong: str) -> None:
     project = render(deployment="kubernetes")
     rules = rules_of(project)
     changed = 0
@@ -422,7 +420,7 @@ def scraped(
 
 
 def scrape_config(project: Project, address: str) -> dict[str, Any]:
-    """How the service is found: as its README says, or as the operator reads its PodMonitor."""
+    """Return the scrape configuration: that of the README, or that of the PodMonitor."""
     if project.answers["deployment"] == "vm":
         readme = (project.path / "deploy/README.md").read_text()
         [told] = [text for _, language, text in FENCE.findall(readme) if language == "yaml"]
@@ -547,7 +545,7 @@ def has_data(prometheus: Prometheus, text: str) -> bool:
     return any(math.isfinite(float(series["value"][1])) for series in prometheus.query(text))
 
 
-def test_the_dashboard_finds_the_job_and_nobody_elses(scraped: Scraped) -> None:
+def test_dashboard_selects_the_job_of_the_service_only(scraped: Scraped) -> None:
     """Grafana offers each job that has app_info and whose name is the whole of the expression."""
     dashboard = json.loads((scraped.project.path / "deploy/dashboard.json").read_text())
     source, job = dashboard["templating"]["list"]

@@ -130,7 +130,7 @@ def test_head_of_health_routes(server: Server) -> None:
             assert wire.answer().status == 200, "the response to HEAD had a body"
 
 
-def test_headers_of_a_stream_leave_before_its_first_chunk(server: Server) -> None:
+def test_headers_of_a_stream_are_sent_before_its_first_chunk(server: Server) -> None:
     for accepted in (b"identity", b"zstd"):
         with Wire(server) as wire:
             wire.send(b"GET /late-first-chunk HTTP/1.1\r\n", HOST, b"Accept-Encoding: ", accepted)
@@ -141,7 +141,7 @@ def test_headers_of_a_stream_leave_before_its_first_chunk(server: Server) -> Non
 
 
 @pytest.mark.parametrize(("path", "status"), [("/late-first-chunk", 499), ("/hang", 504)])
-def test_client_that_leaves_is_499_and_never_a_server_error(
+def test_disconnected_client_is_499_and_never_a_server_error(
     server: Server, path: str, status: int
 ) -> None:
     with log_of(server) as log:
@@ -155,7 +155,7 @@ def test_client_that_leaves_is_499_and_never_a_server_error(
     assert [line["status"] for line in log if line["event"] == "request"] == [status]
 
 
-def test_own_handlers_answer_what_the_layer_refuses(serve_routes: ServeRoutes) -> None:
+def test_handlers_of_the_service_answer_refusals_of_the_layer(serve_routes: ServeRoutes) -> None:
     settings = {"ALLOWED_HOSTS": "127.0.0.1", "MAX_CONCURRENCY": "1", "OWN_HANDLERS": "yes"}
     with serve_routes(**settings) as server:
         with Wire(server) as held:

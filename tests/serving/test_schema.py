@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI document of a service allows, and what it does not: no error of its own."""
+"""Requests that the OpenAPI document allows or forbids cause no server error."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Traces over the real servers: a span for each request arrives, also the last ones."""
+"""Traces over the real servers: a span of each request is exported, including the last ones."""
 
 import json
 import os
@@ -127,7 +127,7 @@ def test_every_request_has_a_span_from_all_workers_also_the_last_ones(
     assert len(logged) == REQUESTS
 
 
-def test_a_trace_goes_on_where_another_service_began_it(traced: Project, tmp_path: Path) -> None:
+def test_trace_of_another_service_is_continued(traced: Project, tmp_path: Path) -> None:
     trace_id = os.urandom(16).hex()
     with collector(traced, tmp_path) as received:
         with serve(traced, tmp_path / "log", env=exporting(received.port)) as server:
@@ -140,9 +140,7 @@ def test_a_trace_goes_on_where_another_service_began_it(traced: Project, tmp_pat
     assert [line["trace_id"] for line in lines_of_requests(server)] == [trace_id]
 
 
-def test_a_collector_that_is_down_holds_up_nothing(
-    traced: Project, target: str, tmp_path: Path
-) -> None:
+def test_unreachable_collector_delays_nothing(traced: Project, target: str, tmp_path: Path) -> None:
     with serve(traced, tmp_path / "log", env=exporting(free_port())) as server:
         assert server.get("/large-response?size_kb=1").status == 200
 

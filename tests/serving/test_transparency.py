@@ -1,4 +1,4 @@
-"""Whatever an application sends, a client gets the same with the serving layer and without."""
+"""A client gets the same response with the serving layer and without."""
 
 import gzip
 import json

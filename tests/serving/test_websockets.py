@@ -1,4 +1,4 @@
-"""WebSockets have an ID, a line, metrics and limits, and are told of the shutdown."""
+"""WebSockets have an ID, a log line, metrics and limits, and are closed at shutdown."""
 
 import dataclasses
 import http.client
@@ -109,7 +109,7 @@ def test_open_ended_and_refused_websockets_are_counted(serve_routes: ServeRoutes
     assert f"websocket_duration_seconds_count{{{labels}}} 1.0" in text
 
 
-def test_websocket_is_told_of_the_shutdown(serve_routes: ServeRoutes) -> None:
+def test_websocket_is_closed_at_shutdown(serve_routes: ServeRoutes) -> None:
     with serve_routes() as server, connect(url(server, "/echo/1")) as room:
         room.send("hello")
         assert room.recv(timeout=10) == "hello"

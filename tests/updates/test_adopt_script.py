@@ -1,4 +1,4 @@
-"""scripts/adopt.py on small services: where things go, what it refuses, what it names."""
+"""scripts/adopt.py on small services: moves, refusals, remaining steps."""
 
 import shutil
 import sys
@@ -54,7 +54,7 @@ def read(project: Project, name: str) -> str:
     return (project.path / name).read_text()
 
 
-# ── Where things go ───────────────────────────────────────────────────────────────────────────
+# ── New places ────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ text = open("data/terms.txt").read()
     assert done.stdout == "fair fastapi.param_functions\n"
 
 
-def test_settings_of_the_team_stay_its_own(grow: Grow, python: str) -> None:
+def test_settings_of_the_team_are_kept(grow: Grow, python: str) -> None:
     settings = (
         "from pydantic_settings import BaseSettings\n\n"
         "class Settings(BaseSettings):\n    log_level: int = 10\n"
@@ -169,7 +169,7 @@ def test_settings_of_the_team_stay_its_own(grow: Grow, python: str) -> None:
     project.run(python, "-c", "import app.app", env={"PYTHONPATH": "src"})
 
 
-def test_a_prefix_is_no_collision(grow: Grow) -> None:
+def test_prefixed_setting_does_not_collide(grow: Grow) -> None:
     config = (
         "class Settings(BaseSettings):\n"
         "    model_config = SettingsConfigDict(env_prefix='SHOP_')\n"
@@ -265,13 +265,16 @@ def test_files_of_both_are_joined_kept_or_named(grow: Grow) -> None:
     assert read(project, "README.md") == "# Ours\n"
     assert read(project, ".gitignore").endswith("here on.\n*.db\n")
     assert read(project, ".env.example").endswith("here on.\nPRICE=3\n")
-    assert "Dockerfile: the template's now; yours: git show HEAD:Dockerfile" in said
+    assert "Dockerfile: now the template's; yours: git show HEAD:Dockerfile" in said
     assert read(project, "tests/conftest.py") == "from orders import models\n"
     assert read(project, "tests/test_main.py") == "from orders.main import app\n"
     assert not (project.path / "tests/test_large_response.py").exists()
+    locustfile = read(project, "tests/load/locustfile.py")
+    assert "/health/ready" in locustfile
+    assert "example" not in locustfile
 
 
-def test_what_is_left_to_look_at_is_named(grow: Grow) -> None:
+def test_remaining_steps_are_listed(grow: Grow) -> None:
     main = f"import pathlib\n{MAIN}\nROOT = pathlib.Path(__file__).resolve().parent.parent\n"
     files = {
         "app/main.py": main,
@@ -282,10 +285,10 @@ def test_what_is_left_to_look_at_is_named(grow: Grow) -> None:
 
     said = move(grow(files, "app"))
 
-    assert "src/app/main.py:10: counts directories up from its own place" in said
-    assert "src/app/{{x}}.py: no Python that can be read, left as it was" in said
-    assert "setup.py: what of it is still needed?" in said
-    assert "Procfile: what of it is still needed?" in said
+    assert "src/app/main.py:10: uses a path relative to its old place" in said
+    assert "src/app/{{x}}.py: not valid Python, left unchanged" in said
+    assert "setup.py: check what is still needed" in said
+    assert "Procfile: check what is still needed" in said
 
 
 # ── What it refuses ───────────────────────────────────────────────────────────────────────────
@@ -301,17 +304,16 @@ def test_what_is_left_to_look_at_is_named(grow: Grow) -> None:
         ),
         (
             {"orders/main.py": MAIN, "orders/serving/a.py": ""},
-            "orders/serving/a.py: src/orders/serving/a.py is in the template's place: "
+            "orders/serving/a.py: src/orders/serving/a.py is a path of the template: "
             "rename it first",
         ),
         (
             {"main.py": f"import app\n{MAIN.replace('app =', 'api =')}", "app/prices.py": ""},
-            "app: src/orders/app.py is where the application is looked for: "
-            "copy with -d package_name=app",
+            "app: src/orders/app.py must be the application: copy with -d package_name=app",
         ),
         (
             {"orders/main.py": f"serving = 1\n{MAIN}"},
-            "orders/main.py: it uses the name `serving`, which is the layer's: rename yours",
+            "orders/main.py: it uses the name `serving`, which the layer needs: rename yours",
         ),
     ],
 )
@@ -356,12 +358,12 @@ def test_before_a_copy_and_after_its_commit_it_refuses(grow: Grow, tmp_path: Pat
         (
             "[tool.poetry]\nname = 'x'\n",
             (),
-            "no [project] table: `uv tool run migrate-to-uv` makes one",
+            "no [project] table: `uv tool run migrate-to-uv` creates one",
         ),
         ("[project]\nname = 'x'\nversion = '1'\n", ("sqlalchemy",), "sqlalchemy: not required"),
     ],
 )
-def test_what_cannot_be_raised_is_one_line(
+def test_invalid_raise_is_one_line(
     tmp_path: Path, text: str | None, names: tuple[str, ...], line: str
 ) -> None:
     if text:
@@ -373,7 +375,7 @@ def test_what_cannot_be_raised_is_one_line(
     assert line in done.stdout
 
 
-def test_a_requirement_that_holds_others_back_leaves_everything_as_it_was(tmp_path: Path) -> None:
+def test_failed_lock_leaves_pyproject_unchanged(tmp_path: Path) -> None:
     text = "[project]\nname = 'x'\nversion = '1'\nrequires-python = '>=3.11'\n"
     text += "dependencies = ['fastapi==0.115.0', 'starlette-context', 'sqlalchemy==999']\n"
     (tmp_path / "pyproject.toml").write_text(text)
@@ -381,5 +383,5 @@ def test_a_requirement_that_holds_others_back_leaves_everything_as_it_was(tmp_pa
     done = Project(tmp_path).run(*MOVE[:2], "raise", env={"UV": UV}, check=False)
 
     assert done.returncode == 1
-    assert done.stdout.endswith("`raise NAME…` takes the newest of what holds others back\n")
+    assert done.stdout.endswith("`raise NAME…` also upgrades packages that block others\n")
     assert (tmp_path / "pyproject.toml").read_text() == text

@@ -1,4 +1,4 @@
-""".copier-files.txt is true: each file that is rendered, with its blob."""
+""".copier-files.txt lists each rendered file with its blob."""
 
 import re
 

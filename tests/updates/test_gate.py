@@ -1,4 +1,4 @@
-"""scripts/check_update.py of a rendered project: nothing that an update leaves goes unseen."""
+"""scripts/check_update.py of a rendered project reports everything that an update leaves to do."""
 
 import os
 import re
@@ -152,7 +152,7 @@ def test_an_unmerged_file_is_found_though_its_markers_are_gone(project: Project)
     assert gate(project) == SILENT
 
 
-def test_what_only_looks_like_a_marker_is_no_fault(project: Project) -> None:
+def test_text_that_resembles_a_marker_is_not_a_conflict(project: Project) -> None:
     write(project, "NOTES.md", "Orders\n=======\n\n    <<<<<<< before\n\n>>>>>>>\n<<<<<<<<< x\n")
 
     assert gate(project) == SILENT
@@ -172,7 +172,7 @@ def test_example_markers_in_a_document_are_exempt_by_its_gitattributes(project: 
     assert gate(project)[1].startswith("docs/merging.md:8: a conflict: ")
 
 
-def test_what_git_ignores_is_not_looked_at(project: Project) -> None:
+def test_ignored_files_are_not_checked(project: Project) -> None:
     write(project, "build/x.py", "<<<<<<< before updating\n")
     write(project, "build/x.rej", "@@ -1 +1 @@\n")
 
@@ -184,7 +184,7 @@ def test_what_git_ignores_is_not_looked_at(project: Project) -> None:
 
 @pytest.mark.parametrize("committed", [False, True], ids=["found at once", "found in the commit"])
 @pytest.mark.parametrize("old", TARGETS)
-def test_edits_do_not_go_with_a_target_in_silence(
+def test_edits_lost_in_a_switch_of_target_are_reported(
     switched: Prepared, old: str, committed: bool
 ) -> None:
     project = switched(old)
@@ -198,7 +198,7 @@ def test_edits_do_not_go_with_a_target_in_silence(
     status, said = gate(project)
     assert status == 1
     assert said.startswith(f"{EDITED[old]}: ")
-    assert said.count("\n") == 1, "nothing of the files that nobody had edited"
+    assert said.count("\n") == 1, "only edited files are reported"
 
     status, said = gate(project, "--keep")
     assert status == 0
@@ -214,7 +214,7 @@ def test_edits_do_not_go_with_a_target_in_silence(
     assert gate(project) == SILENT
 
 
-def test_switching_back_brings_files_that_nobody_has_edited(switched: Prepared) -> None:
+def test_switching_back_restores_unedited_files(switched: Prepared) -> None:
     project = switched("vm")
     gate(project, "--keep")
     commit(project.path, "switched")
@@ -226,7 +226,7 @@ def test_switching_back_brings_files_that_nobody_has_edited(switched: Prepared) 
     assert gate(project) == SILENT
 
 
-def test_edits_do_not_go_with_a_file_that_the_template_gives_up(
+def test_edits_in_a_file_that_the_template_drops_are_reported(
     copied: Prepared, template: Path, tmp_path: Path
 ) -> None:
     """Renamed or removed there: Copier deletes it here as well."""
@@ -252,7 +252,7 @@ def test_edits_do_not_go_with_a_file_that_the_template_gives_up(
     assert gate(project) == SILENT
 
 
-def test_the_teams_own_deletions_are_its_own_affair(copied: Prepared) -> None:
+def test_deletions_of_the_team_are_not_reported(copied: Prepared) -> None:
     """Deleted by itself, or added by the team and deleted along with an update."""
     project = copied("vm")
     edit_and_add(project, "vm")
@@ -509,7 +509,7 @@ def test_a_switch_that_loses_no_edit_is_silent(
     assert gate(project) == SILENT
 
 
-def test_line_endings_that_git_converts_are_no_edits(project: Project, switch: Update) -> None:
+def test_converted_line_endings_are_not_edits(project: Project, switch: Update) -> None:
     git(project.path, "config", "core.autocrlf", "true")
     (project.path / ".gitattributes").unlink()  # which asks for LF
     commit(project.path, "no attributes")
@@ -753,7 +753,7 @@ def test_a_service_that_left_the_template_has_nothing_to_do(project: Project) ->
 # ── Where it runs ─────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_shallow_history_is_said_to_be_one(switched: Prepared, tmp_path: Path) -> None:
+def test_shallow_history_is_reported(switched: Prepared, tmp_path: Path) -> None:
     project = switched("vm")
     commit(project.path, "switched")
     origin = project.path.as_uri()
@@ -774,9 +774,7 @@ def test_ci_runs_it_first_and_on_the_whole_history(render: Render) -> None:
         assert first == {"run": "python3 scripts/check_update.py"}
 
 
-def test_it_sees_its_project_from_anywhere_and_inside_a_larger_repository(
-    copied: Prepared, tmp_path: Path
-) -> None:
+def test_gate_works_from_any_directory_and_in_a_monorepo(copied: Prepared, tmp_path: Path) -> None:
     project = copied("vm")
     shutil.rmtree(project.path / ".git")
     git(tmp_path, "init", "--quiet")
@@ -813,14 +811,14 @@ def test_without_a_repository_or_git_one_line_says_so(
     assert said in done.stdout
 
 
-def test_it_is_clean_by_the_projects_own_strict_types(render: Render) -> None:
+def test_gate_passes_strict_mypy(render: Render) -> None:
     project = render(deployment="vm")
     project.uv("sync", "--quiet")
 
     project.uv("run", "--quiet", "mypy", GATE[1])
 
 
-def test_updates_through_renovate_are_on(render: Render) -> None:
+def test_renovate_updates_from_the_template(render: Render) -> None:
     project = render(deployment="vm")
     checker = str(Path(sys.executable).with_name("check-jsonschema"))
 

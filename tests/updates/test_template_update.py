@@ -1,4 +1,4 @@
-"""The scheduled job of a rendered project: updates come as pull requests, in conflict or not."""
+"""The scheduled job of a rendered project opens pull requests with updates."""
 
 import shutil
 from collections.abc import Iterator
@@ -176,7 +176,7 @@ def test_the_pull_request_follows_main(updated: Service, tmp_path: Path) -> None
     assert f"title=Template update: {NEWER}" in refresh.arguments
 
 
-def test_the_branch_is_not_pushed_again_for_nothing(updated: Service, tmp_path: Path) -> None:
+def test_unchanged_branch_is_not_pushed_again(updated: Service, tmp_path: Path) -> None:
     """Each push would start CI, and take an approval away."""
     service = Service.like(updated.origin, tmp_path)
 
@@ -186,7 +186,7 @@ def test_the_branch_is_not_pushed_again_for_nothing(updated: Service, tmp_path: 
     assert service.git("rev-parse", BRANCH) == updated.git("rev-parse", BRANCH)
 
 
-def test_a_branch_that_somebody_works_on_is_left_alone(updated: Service, tmp_path: Path) -> None:
+def test_branch_with_other_commits_is_not_overwritten(updated: Service, tmp_path: Path) -> None:
     service = Service.like(updated.origin, tmp_path)
     git(service.work.path, "switch", "--quiet", BRANCH)
     (service.work.path / "notes.md").write_text("settled\n")
@@ -201,7 +201,7 @@ def test_a_branch_that_somebody_works_on_is_left_alone(updated: Service, tmp_pat
     assert [call.arguments for call in service.runner.calls()] == [["auth", "setup-git"]]
 
 
-def test_when_nothing_is_new_nothing_is_done(service: Service) -> None:
+def test_no_new_release_opens_no_pull_request(service: Service) -> None:
     replace(service.work.path / ".copier-answers.yml", LATEST, NEWER)
     service.push()
 

@@ -1,4 +1,4 @@
-"""`copier update`: from every release, for every target, without --trust and without a loss."""
+"""`copier update` from every release, for every target, without --trust and lost edits."""
 
 import re
 import shutil

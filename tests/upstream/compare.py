@@ -13,7 +13,7 @@ OUTCOMES = ("passed", "failed", "skipped", "xfailed")
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the layer changes in the outcomes of a suite."""
+    """The changes of a suite's outcomes by the layer."""
 
     bare: Outcomes
     layered: Outcomes

@@ -41,7 +41,7 @@ Outcomes = dict[str, str]
 
 
 class IndexUnreachableError(Exception):
-    """The package index does not answer."""
+    """The package index cannot be reached."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def environment() -> dict[str, str]:
 
 
 def read(outcomes: Path) -> Outcomes:
-    """What the plugin has written."""
+    """Return the outcomes that the plugin wrote."""
     found: Outcomes = json.loads(outcomes.read_text())
     return found
 

@@ -1,4 +1,4 @@
-"""The Compose file: both containers as it says, with podman for an engine."""
+"""The containers of the Compose file, with podman as the engine."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ FORGED = "203.0.113.9"
 
 @pytest.fixture(scope="module")
 def service(render: Render) -> Project:
-    """With names of its own on this machine, and a short budget."""
+    """The service with unique names on this machine, and a short budget."""
     slug = f"ledger-{uuid.uuid4().hex[:8]}"
     return render(deployment="vm", project_slug=slug, request_timeout_seconds=5)
 
@@ -86,7 +86,7 @@ def certificate(service: Project, settings: Path) -> Iterator[Path]:
 
 
 def processes(container: Container) -> list[dict[str, str]]:
-    """What the kernel says of each process in it."""
+    """Return the kernel's status of each process in it."""
     found = container.exec(["sh", "-c", "cat /proc/[0-9]*/status"]).stdout
     each = re.split(r"^(?=Name:)", found, flags=re.MULTILINE)[1:]
     return [dict(re.findall(r"^(\w+):\t(.*)$", text, re.MULTILINE)) for text in each]
@@ -110,7 +110,7 @@ def test_answers_through_nginx(stack: Stack) -> None:
     stack.wait_until_healthy("app")
 
 
-def test_the_client_is_who_it_is_and_not_who_it_says(stack: Stack) -> None:
+def test_client_address_cannot_be_forged(stack: Stack) -> None:
     forged = {"X-Forwarded-For": FORGED, "Forwarded": f"for={FORGED}"}
 
     stack.ask("/large-response?size_kb=1", source="127.0.0.7", headers=forged)
@@ -119,7 +119,7 @@ def test_the_client_is_who_it_is_and_not_who_it_says(stack: Stack) -> None:
     assert FORGED not in stack.container("app").logs()
 
 
-def test_prometheus_scrapes_it_on_the_host_and_nobody_through_nginx(stack: Stack) -> None:
+def test_metrics_are_reachable_on_the_host_and_not_through_nginx(stack: Stack) -> None:
     metrics = stack.ask("/metrics", port=9090)
 
     assert b"http_request_duration_seconds_count" in metrics.body
@@ -156,7 +156,7 @@ def test_a_thread_from_before_the_fork_stops_a_start_in_it(service: Project, sta
     assert "before the fork of the workers: thread Thread-1: open it in" in ended.stderr
 
 
-def test_what_nginx_says_by_itself_is_a_problem_too(stack: Stack) -> None:
+def test_nginx_errors_are_problems(stack: Stack) -> None:
     large = stack.ask("/health/live", method="POST", body=b"x" * (2**20 + 1))
     stack.compose("stop", "app")
     gone = stack.ask("/health/live")
@@ -193,7 +193,7 @@ def test_a_new_version_loses_no_request(stack: Stack) -> None:
 
 
 def test_both_end_in_time(stack: Stack) -> None:
-    """The last test of this stack: SIGKILL would leave 137."""
+    """The last test of this stack: SIGKILL would give 137."""
     stack.compose("stop")
 
     codes = {name: stack.container(name).wait(timeout=1) for name in ("app", "nginx")}

@@ -1,4 +1,4 @@
-"""The older Debian: install, a deploy and a rollback under load, and what nginx answers itself."""
+"""Debian 12: installation, a deploy and a rollback under load, and nginx's own responses."""
 
 import uuid
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""deploy/vm/deploy on a booted Debian, from nothing to serving, and what it does when it can't."""
+"""deploy/vm/deploy on a booted Debian: first deploy, new versions, and failures."""
 
 import re
 from collections.abc import Iterator
@@ -27,25 +27,25 @@ app.add_middleware(NeverReady)
 """
 
 OPT_MIB = 1024
-"""What releases have room in."""
+"""The size of the file system of the releases."""
 
 
 @pytest.fixture(scope="module")
 def bare(checkout: Service) -> Service:
-    """The checkout on a machine where /opt has a limit."""
+    """The checkout on a machine with a small /opt."""
     checkout.machine.run("mount", "-t", "tmpfs", "-o", f"size={OPT_MIB}m", "tmpfs", "/opt")
     return checkout
 
 
 @pytest.fixture
 def other(watched: Project) -> Iterator[Service]:
-    """A checkout on a machine of its own, to spoil."""
+    """A checkout on a separate machine, which tests may break."""
     with machine.boot() as booted:
         yield check_out(watched, booted)
 
 
 def files(machine: Machine) -> str:
-    """Every file of the machine that a deploy might change, with its time."""
+    """Return every file that a deploy might change, with its time."""
     places = ("/etc", "/opt", "/usr", "/home", "/root", "/run/systemd/system")
     return machine.run("find", *places, "-printf", "%p %l %m %T@\\n").stdout
 
@@ -67,12 +67,15 @@ def assert_still_serves(service: Service, version: str, process: str) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--nonsense"], "deploy: --nonsense is no option: --host, --rollback and --dry-run are"),
+        (
+            ["--nonsense"],
+            "deploy: unknown option --nonsense: it takes --host, --rollback and --dry-run",
+        ),
         (["--host"], "deploy: --host takes the name of a host"),
         (["--rollback"], "deploy: there is no previous release"),
     ],
 )
-def test_what_it_can_not_do_is_one_line(bare: Service, options: list[str], said: str) -> None:
+def test_invalid_call_of_deploy_is_one_line(bare: Service, options: list[str], said: str) -> None:
     before = files(bare.machine)
 
     status, lines = bare.deploy(*options, check=False)
@@ -81,18 +84,18 @@ def test_what_it_can_not_do_is_one_line(bare: Service, options: list[str], said:
     assert files(bare.machine) == before
 
 
-def test_without_a_lock_file_or_root_it_says_so(bare: Service) -> None:
+def test_missing_lock_file_or_root_is_one_line(bare: Service) -> None:
     script = f"{bare.path}/deploy/vm/deploy"
     copy = "cp -r /root/checkout /srv/checkout && cd /srv/checkout && "
-    nobody = bare.machine.run(
+    unprivileged = bare.machine.run(
         "sh", "-c", f"{copy} setpriv --reuid=nobody --clear-groups deploy/vm/deploy", check=False
     )
     bare.machine.run("mv", f"{bare.path}/uv.lock", "/root/uv.lock")
     unlocked = bare.machine.run(script, check=False)
     bare.machine.run("mv", "/root/uv.lock", f"{bare.path}/uv.lock")
 
-    assert nobody.returncode == unlocked.returncode == 1
-    assert nobody.stdout == "deploy: it installs packages, a user and units: run it as root\n"
+    assert unprivileged.returncode == unlocked.returncode == 1
+    assert unprivileged.stdout == "deploy: it installs packages, a user and units: run it as root\n"
     assert unlocked.stdout == (
         f"deploy: {bare.path} has no uv.lock: uv sync writes it, commit it\n"
     )
@@ -106,7 +109,8 @@ def test_a_port_80_that_is_taken_is_one_line(other: Service) -> None:
     status, lines = other.deploy(check=False)
 
     assert status == 1
-    assert re.fullmatch(r"deploy: port 80 is taken by another than nginx: .*python3.*", lines[-1])
+    taken = r"deploy: port 80 is taken by a process other than nginx: .*python3.*"
+    assert re.fullmatch(taken, lines[-1])
 
 
 def test_a_host_that_lacks_its_tools_gets_them_first(other: Service) -> None:
@@ -176,7 +180,7 @@ def test_a_dry_run_of_a_new_version_changes_nothing(bare: Service) -> None:
 
 
 def test_over_ssh_it_does_the_same(bare: Service) -> None:
-    """From the account of somebody who is not root there, with a key for one who is."""
+    """From an account that is not root there, with a key for root."""
     bare.machine.run(
         "sh",
         "-ec",
@@ -362,7 +366,7 @@ def test_addresses_that_are_not_allowed_are_not_reached(serving: Serving) -> Non
     assert (status, lines) == (
         1,
         [
-            "deploy: deploy/vm/systemd/rights.conf: IPAddressAllow= refuses nothing without"
+            "deploy: deploy/vm/systemd/rights.conf: IPAddressAllow= has no effect without"
             " IPAddressDeny=any"
         ],
     )

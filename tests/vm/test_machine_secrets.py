@@ -18,7 +18,7 @@ def machine(installed: Service) -> Machine:
 
 
 def check(service: Service) -> list[str]:
-    """What the check of the configuration prints for the host, as deploy/README.md has it."""
+    """Return the output of the configuration check on the host, run as in deploy/README.md."""
     etc, release = f"/etc/{service.slug}", f"/opt/{service.slug}/current"
     return service.machine.run(
         *("systemd-run", "--quiet", "--wait", "--pipe", f"--uid={service.slug}"),
@@ -67,7 +67,7 @@ def test_secret_is_shown_in_no_place_of_the_host(installed: Service) -> None:
 
 
 def test_search_finds_a_secret_that_is_in_the_environment(installed: Service) -> None:
-    """The search above is one that finds."""
+    """Check that the search above works."""
     name = uuid.uuid4().hex
     unit = ("systemd-run", "--unit=shown", "--property=Type=exec", f"--setenv=SECRET={name}")
     installed.machine.run(*unit, "sleep", "1000")
@@ -95,7 +95,7 @@ def test_reload_keeps_the_secret_and_restart_brings_the_new_one_and_loses_no_req
 def test_deploy_with_a_secret_that_can_not_be_used_says_so_and_the_old_one_serves(
     installed: Service, machine: Machine
 ) -> None:
-    """The stand-in that a deploy starts has the same secrets."""
+    """The stand-in of a deploy has the same secrets."""
     installed.secret("API_TOKEN", "\n")
 
     done = machine.run(installed.deploy_here, check=False)

@@ -1,4 +1,4 @@
-"""The public side of a booted Debian: nginx and what is behind it, plain and with TLS."""
+"""nginx in front of the service on a booted Debian, plain and with TLS."""
 
 import json
 import re
@@ -23,7 +23,7 @@ PROBLEM = "application/problem+json"
 CLIENT, FORGED = "127.0.0.7", "203.0.113.9"
 BALANCER, INTERNAL = "127.0.0.9", "10.1.2.3"
 BURST, CONNECTIONS = 5, 2
-"""What the site of these tests lets one client do: requests at once, connections."""
+"""The limits of one client in these tests: requests in a burst, connections."""
 
 CHAT = """
 from websockets.sync.client import connect
@@ -36,7 +36,7 @@ with connect("ws://localhost/echo") as socket:
 
 @pytest.fixture(scope="module")
 def site(checkout: Service) -> Service:
-    """The service behind a site that does not wait for long and has small limits."""
+    """The service behind a site with short timeouts and small limits."""
     site = f"deploy/vm/nginx/{checkout.slug}.conf"
     checkout.edit(site, r"proxy_read_timeout \d+s", "proxy_read_timeout 1s")
     checkout.edit(site, r"rate=\d+r/s", "rate=1r/m")
@@ -49,7 +49,7 @@ def site(checkout: Service) -> Service:
 
 
 class Answer(NamedTuple):
-    """What curl was answered."""
+    """A response to curl."""
 
     status: int
     headers: dict[str, list[str]]
@@ -65,7 +65,7 @@ def answer(service: Service, path: str, *options: str) -> Answer:
 
 
 def assert_problem(told: Answer, status: int) -> None:
-    """It is nginx' own, and has every header that the service's errors have."""
+    """Check that it is nginx's own, with all headers of the service's errors."""
     assert told.status == status
     problem = json.loads(told.body)
     assert problem["status"] == status
@@ -139,7 +139,7 @@ def test_challenge_of_certificate_is_served_whole(site: Service) -> None:
     assert (told.status, told.body) == (200, "token")
 
 
-def test_with_no_service_it_says_so(site: Service) -> None:
+def test_stopped_service_is_a_502_problem(site: Service) -> None:
     site.machine.run("systemctl", "stop", site.unit, f"{site.slug}.socket")
     told = answer(site, "/version")
     site.machine.run("systemctl", "start", site.unit)
@@ -157,7 +157,7 @@ def test_a_websocket_passes(site: Service) -> None:
 
 @pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])
 def test_compresses_once_and_only_what_is_worth_it(site: Service, coding: str) -> None:
-    """In the service: nginx passes on what it gets, and compresses nothing by itself."""
+    """The service compresses; nginx passes responses on unchanged."""
     plain, _ = downloaded(site, "/large-response", "identity")
     packed, encodings = downloaded(site, "/large-response", coding)
 
@@ -175,7 +175,7 @@ def downloaded(service: Service, path: str, accepted: str) -> tuple[int, list[st
     return int(size), re.findall(r"^content-encoding: (\S+)", head, re.I | re.M)
 
 
-def test_nobody_can_forge_an_address_or_a_request_id(site: Service) -> None:
+def test_client_address_and_request_id_cannot_be_forged(site: Service) -> None:
     before = len(site.machine.journal(site.unit))
     forged = {
         "X-Forwarded-For": FORGED,
@@ -239,7 +239,7 @@ def balanced(site: Service) -> Iterator[Service]:
 
 
 def reload(site: Service) -> None:
-    """Return once no worker of nginx has the configuration of before."""
+    """Reload nginx, and return when all its workers have the new configuration."""
     master = site.machine.show("nginx", "MainPID")
 
     def workers() -> set[str]:
@@ -251,7 +251,7 @@ def reload(site: Service) -> None:
 
 
 def where(service: Service, peer: str, client: str, scheme: str) -> dict[str, str]:
-    """What the service takes a request for that says it is forwarded."""
+    """Return the client and scheme that the service sees for a forwarded request."""
     headers = {
         "Host": "shop.example",
         "X-Forwarded-For": client,

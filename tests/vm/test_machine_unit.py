@@ -1,4 +1,4 @@
-"""The service's unit on a booted Debian: what it says when it can't start, what it may do."""
+"""The service's unit on a booted Debian: failed starts, rights, limits."""
 
 import json
 import re
@@ -18,7 +18,7 @@ def machine(installed: Service) -> Machine:
 
 @pytest.fixture
 def mended(installed: Service) -> Iterator[Service]:
-    """The service, for a test that spoils its settings."""
+    """The service, restored after a test that breaks its settings."""
     yield installed
     installed.settings(SETTINGS)
     installed.machine.run("systemctl", "reset-failed", installed.unit)
@@ -26,7 +26,7 @@ def mended(installed: Service) -> Iterator[Service]:
 
 
 def said(service: Service, *command: str) -> list[str]:
-    """What the journal tells of the unit since a command that fails was begun."""
+    """Return the unit's journal since the start of a failing command."""
     before = len(service.machine.journal(service.unit))
     assert service.machine.run(*command, check=False).returncode != 0
     return service.machine.journal(service.unit)[before:]
@@ -35,7 +35,7 @@ def said(service: Service, *command: str) -> list[str]:
 def test_a_reload_of_what_is_broken_leaves_the_old_serving(
     installed: Service, machine: Machine
 ) -> None:
-    """A HUP alone would halt gunicorn."""
+    """HUP without a check would halt gunicorn."""
     workers = installed.workers
     config = f"/opt/{installed.slug}/current/deploy/vm/gunicorn.conf.py"
     machine.run("cp", config, "/root/whole.py")

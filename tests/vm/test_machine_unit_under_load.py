@@ -1,4 +1,4 @@
-"""What an admin, gunicorn or an accident does to the service of a booted Debian under load."""
+"""Reload, restart, recycling and killed processes of a service under load, on a booted Debian."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def test_a_restart_loses_no_request(installed: Service, repeat: int) -> None:
 
 
 @REPEATS
-def test_a_dead_worker_takes_with_it_no_more_than_it_held(installed: Service, repeat: int) -> None:
+def test_killed_worker_loses_only_its_requests_in_flight(installed: Service, repeat: int) -> None:
     victim = installed.workers[0]
 
     def kill() -> None:
@@ -73,8 +73,8 @@ def test_systemd_replaces_a_dead_master_and_requests_wait_for_it(installed: Serv
     assert tally.refused == 0
 
 
-def test_the_journal_may_go_away_and_come_back(installed: Service) -> None:
-    """It dies, it is replaced, and it is out of service for a while."""
+def test_service_survives_a_restart_of_journald(installed: Service) -> None:
+    """It is killed, replaced, and unavailable for a moment."""
     machine = installed.machine
 
     def disturb() -> None:
@@ -89,7 +89,7 @@ def test_the_journal_may_go_away_and_come_back(installed: Service) -> None:
 
 @pytest.fixture
 def stingy(installed: Service) -> Iterator[Service]:
-    """The service, while its machine's journal takes 100 lines of whoever doesn't ask for more."""
+    """The service on a machine whose journal accepts 100 lines by default."""
     machine, limit = installed.machine, "/run/systemd/journald.conf.d/limit.conf"
     machine.run("install", "-D", "/dev/stdin", limit, given="[Journal]\nRateLimitBurst=100\n")
     machine.run("systemctl", "restart", "systemd-journald")
@@ -98,7 +98,7 @@ def stingy(installed: Service) -> Iterator[Service]:
     machine.run("systemctl", "restart", "systemd-journald")
 
 
-def test_each_request_is_a_line_however_many_there_are(stingy: Service) -> None:
+def test_journal_has_one_line_for_each_request_under_load(stingy: Service) -> None:
     tally = stingy.under_load(lambda: None, requests=5_000, paths=("/hold?seconds=0",))
 
     lines = [line for line in stingy.machine.journal(stingy.unit) if '"route":"/hold"' in line]
@@ -106,7 +106,7 @@ def test_each_request_is_a_line_however_many_there_are(stingy: Service) -> None:
 
 
 def counted(service: Service, path: str) -> int:
-    """How often a route was asked for, as the metrics of any worker say."""
+    """Return the number of requests of a route, by the metrics of any worker."""
     url = "http://127.0.0.1:9090/metrics"
     metrics = service.machine.run("curl", "--silent", "--fail", url).stdout
     line = rf'^http_request_duration_seconds_count{{.*route="{path}".*}} ([0-9.e+]+)$'
@@ -128,7 +128,7 @@ def test_four_workers_count_as_one_also_across_a_reload_and_a_death(installed: S
     answered = 0
     for event, path in [
         (lambda: None, "/worker"),
-        (die_and_reload, "/version"),  # what the dead worker held was answered by nobody
+        (die_and_reload, "/version"),  # requests of the dead worker were not answered
         (lambda: None, "/worker"),
     ]:
         tally = installed.under_load(event, requests=2_000, paths=(path,))

@@ -1,4 +1,4 @@
-"""The metrics of several workers: where they are kept, what is left of them, and who is held up."""
+"""Metrics of several workers: their files, dead workers, full disks, and scrapes."""
 
 import asyncio
 import http.client
@@ -158,7 +158,7 @@ def served(
 
 
 def scrape(server: Server) -> str:
-    """What a worker says."""
+    """Return the metrics from one worker."""
     connection = http.client.HTTPConnection("127.0.0.1", server.metrics_port, timeout=40)
     try:
         connection.request("GET", "/metrics")
@@ -223,7 +223,7 @@ def test_200_recycled_workers_leave_20_files_and_exact_counts(
 
 
 @of_vm
-def test_the_gauges_of_a_dead_worker_go_and_its_counts_stay(
+def test_dead_worker_loses_its_gauges_and_keeps_its_counts(
     project: Project, tmp_path: Path
 ) -> None:
     with served(project, tmp_path, workers=3) as server:
@@ -246,7 +246,7 @@ def test_the_gauges_of_a_dead_worker_go_and_its_counts_stay(
 
 
 @of_vm
-def test_a_directory_that_was_given_is_emptied_of_its_files_and_stays(
+def test_configured_directory_is_cleared_of_metric_files_only(
     project: Project, tmp_path: Path
 ) -> None:
     given = tmp_path / "given"
@@ -265,10 +265,10 @@ def test_a_directory_that_was_given_is_emptied_of_its_files_and_stays(
 
 
 @of_vm
-def test_a_check_of_the_configuration_leaves_the_files_of_a_service_that_runs(
+def test_configuration_check_keeps_the_files_of_a_running_service(
     project: Project, tmp_path: Path
 ) -> None:
-    """What systemd runs before a reload, in the same environment."""
+    """The check that systemd runs before a reload, in the same environment."""
     given = tmp_path / "given"
     given.mkdir()
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(given), "PYTHONPATH": str(tmp_path)}
@@ -286,7 +286,7 @@ def test_a_check_of_the_configuration_leaves_the_files_of_a_service_that_runs(
 
 @of_vm
 @pytest.mark.parametrize("kind", ["missing", "a file"])
-def test_a_directory_that_is_none_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
+def test_missing_metrics_directory_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
     given = tmp_path / "given"
     if kind == "a file":
         given.write_text("")
@@ -302,7 +302,7 @@ def test_a_directory_that_is_none_is_refused(project: Project, tmp_path: Path, k
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for the files of two workers, and not for more."""
+    """A file system with room for the files of two workers only."""
     if os.geteuid():
         pytest.skip("no file system of its own without root")
     directory = tmp_path / "small"
@@ -314,12 +314,12 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 
 def asked_for_all(server: Server) -> set[int]:
-    """Ask for all routes; which statuses there were."""
+    """Request all routes; return the statuses."""
     return {server.get(f"/other/{number}").status for number in range(300)}
 
 
 @of_vm
-def test_a_disk_that_fills_up_costs_metrics_and_no_worker(
+def test_disk_that_fills_up_loses_metrics_but_no_worker(
     project: Project, tmp_path: Path, small: Path
 ) -> None:
     with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(small)}) as server:
@@ -351,7 +351,7 @@ def test_a_disk_that_fills_up_stops_no_worker_that_counts_its_log(
 
 
 @of_vm
-def test_a_disk_that_is_full_at_the_start_costs_metrics_and_no_worker(
+def test_full_disk_at_start_loses_metrics_but_no_worker(
     project: Project, tmp_path: Path, small: Path
 ) -> None:
     (small / "filler").write_bytes(bytes(12 * 2**16))

@@ -1,4 +1,4 @@
-"""What gunicorn's master holds when it forks: a worker that inherited more would share it."""
+"""What gunicorn's master has opened when it forks, and refused starts."""
 
 import json
 import os
@@ -45,14 +45,14 @@ def master(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield server
 
 
-def test_it_has_no_thread(master: Server) -> None:
+def test_master_has_no_second_thread(master: Server) -> None:
     """A thread does not survive a fork; a lock that it held does."""
     tasks = os.listdir(f"/proc/{master.process.pid}/task")
 
     assert tasks == [str(master.process.pid)]
 
 
-def test_it_has_no_connection_and_no_loop(master: Server) -> None:
+def test_master_has_no_connection_and_no_event_loop(master: Server) -> None:
     """Of sockets, the listener alone; uvloop and asyncio would poll with an epoll."""
     pid = master.process.pid
     opened = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
@@ -65,7 +65,7 @@ def test_it_has_no_connection_and_no_loop(master: Server) -> None:
     assert others[0].startswith("socket:"), opened
 
 
-def test_its_workers_share_what_it_has_loaded(master: Server) -> None:
+def test_workers_share_memory_of_the_master(master: Server) -> None:
     """Imported before the fork, and kept from the collector, which would write to its pages."""
     told = json.loads(master.get("/preloaded").body)
 
@@ -274,7 +274,7 @@ def started(
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_the_workers_would_share_stops_the_start(
+def test_connection_or_thread_on_import_prevents_the_start(
     project: Project, running: Stores, tmp_path: Path, what: str
 ) -> None:
     opened, named = REFUSED[what]
@@ -297,7 +297,7 @@ def test_what_the_workers_would_share_stops_the_start(
 
 
 @pytest.mark.parametrize("what", ACCEPTED)
-def test_what_they_would_not_share_does_not(
+def test_harmless_objects_on_import_do_not_prevent_the_start(
     project: Project, running: Stores, tmp_path: Path, what: str
 ) -> None:
     with started(project, running, tmp_path, ACCEPTED[what]) as server:
@@ -313,14 +313,14 @@ def test_what_they_would_not_share_does_not(
         (f"{HELPER}{INOTIFY}", ("cat", "inotify")),
     ],
 )
-def test_what_is_allowed_by_name_does_not(
+def test_allowed_names_do_not_prevent_the_start(
     project: Project, running: Stores, tmp_path: Path, opened: str, allowed: tuple[str, ...]
 ) -> None:
     with started(project, running, tmp_path, opened, allowed) as server:
         server.wait_until_ready()
 
 
-def test_what_is_allowed_lets_nothing_else_pass(
+def test_allowed_names_do_not_allow_others(
     project: Project, running: Stores, tmp_path: Path
 ) -> None:
     opened = f"{REDIS}client.ping()\n{THREAD}"
@@ -341,7 +341,9 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-def test_a_socket_for_standard_output_stops_nothing(project: Project, tmp_path: Path) -> None:
+def test_socket_as_standard_output_does_not_prevent_the_start(
+    project: Project, tmp_path: Path
+) -> None:
     """The journal's is a connection."""
     port = free_port()
     env = {"BIND": f"127.0.0.1:{port}", "METRICS_PORT": "0", "WEB_CONCURRENCY": "1"}

@@ -1,4 +1,4 @@
-"""The units of a VM, as systemd judges them before anybody boots it."""
+"""The units of a VM, checked by systemd's tools."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ def tools() -> None:
         pytest.skip(f"no host without {', '.join(missing)}")
 
 
-def test_systemd_understands_the_units(project: Project, tmp_path: Path) -> None:
+def test_systemd_analyze_verifies_the_units(project: Project, tmp_path: Path) -> None:
     copies = []
     for kind in ("service", "socket"):
         unit = host.unit_file(project, kind)
@@ -34,7 +34,7 @@ def test_systemd_understands_the_units(project: Project, tmp_path: Path) -> None
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_service_can_do_little_harm(project: Project) -> None:
+def test_exposure_of_the_unit_is_low(project: Project) -> None:
     judge = ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}"]
 
     done = subprocess.run(

@@ -1,7 +1,7 @@
 """Check that no requirement in pyproject.toml is lower than the template's.
 
-`uv add -r requirements.txt` replaces a floor of the template's with an old pin and doesn't say so.
-The floors are those that .copier-files.txt records.
+`uv add -r requirements.txt` silently replaces the template's lower bounds with old pins.
+.copier-files.txt records the lower bounds.
 """
 
 import re
@@ -16,26 +16,26 @@ REQUIREMENT = re.compile(r"\s*([\w.-]+)\s*(?:\[([^]]*)])?([^;]*)")
 
 
 def name_of(requirement: str) -> str:
-    """The normalised name of a distribution."""
+    """Return the normalised name of a distribution."""
     match = REQUIREMENT.match(requirement)
     return re.sub(r"[-_.]+", "-", match[1]).lower() if match else ""
 
 
 def extras_of(requirement: str) -> set[str]:
-    """The extras that it asks for."""
+    """Return the extras of a requirement."""
     match = REQUIREMENT.match(requirement)
     return set(re.findall(r"[\w.-]+", match[2] or "")) if match else set()
 
 
 def floor_of(requirement: str) -> tuple[int, ...]:
-    """The lowest version that it allows; () when it allows any."""
+    """Return the lowest version that a requirement allows, or () for any."""
     specifiers = REQUIREMENT.sub(r"\3", requirement.partition(";")[0])
     floors = re.findall(r"(?:>=|~=|===?|>)\s*v?(\d+(?:\.\d+)*)", specifiers)
     return max((tuple(map(int, floor.split("."))) for floor in floors), default=())
 
 
 def lists(pyproject: dict[str, Any]) -> Iterator[list[str]]:
-    """Each list of requirements: what one of them allows, another of the same list may not."""
+    """Yield each list of requirements; those of one list apply together."""
     project = pyproject.get("project", {})
     yield project.get("dependencies", [])
     yield from project.get("optional-dependencies", {}).values()
@@ -46,7 +46,7 @@ def lists(pyproject: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def faults() -> Iterator[str]:
-    """A line for each requirement that is too low."""
+    """Yield a line for each requirement that is too low."""
     recorded = (ROOT / ".copier-files.txt").read_text(encoding="utf-8")
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     for needed in re.findall(r"^requires (.+)$", recorded, re.MULTILINE):
@@ -59,7 +59,7 @@ def faults() -> Iterator[str]:
 
 
 def allows_no_less(requirement: str, needed: str) -> bool:
-    """Whether a requirement of the same distribution is at least the one that is needed."""
+    """Tell whether a requirement is at least as high as the needed one."""
     is_high = floor_of(requirement) >= floor_of(needed)
     return is_high and extras_of(requirement) >= extras_of(needed)
 
@@ -67,7 +67,7 @@ def allows_no_less(requirement: str, needed: str) -> bool:
 if __name__ == "__main__":
     try:
         found = list(faults())
-    except FileNotFoundError:  # a service that left the template
+    except FileNotFoundError:  # a service that no longer uses the template
         found = []
     except tomllib.TOMLDecodeError:  # in conflict, which check_update.py reports
         found = []

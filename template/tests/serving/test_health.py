@@ -12,7 +12,7 @@ def test_live_and_ready_once_started(client: TestClient) -> None:
 
 
 def test_live_but_not_ready_while_starting(app: FastAPI) -> None:
-    client = TestClient(app)  # outside of `with`: the lifespan hasn't begun
+    client = TestClient(app)  # outside of `with`: the lifespan has not started
 
     assert client.get("/health/live").status_code == 200
     response = client.get("/health/ready")

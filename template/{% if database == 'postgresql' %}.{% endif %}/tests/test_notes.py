@@ -5,7 +5,7 @@ from fastapi.testclient import TestClient
 
 
 @pytest.mark.parametrize("text", ["milk", "Grüße, 世界", "x" * 10_000])
-def test_a_stored_note_is_read_again(client: TestClient, text: str) -> None:
+def test_created_note_can_be_read(client: TestClient, text: str) -> None:
     stored = client.post("/notes", json={"text": text})
 
     assert stored.status_code == 201
@@ -19,7 +19,7 @@ def test_each_test_starts_without_rows(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x" * 10_001, "a\x00b", None])
-def test_any_other_text_is_refused(client: TestClient, text: str | None) -> None:
+def test_invalid_text_is_422(client: TestClient, text: str | None) -> None:
     assert client.post("/notes", json={"text": text}).status_code == 422
     assert client.get("/notes").json() == []
 
@@ -27,5 +27,5 @@ def test_any_other_text_is_refused(client: TestClient, text: str | None) -> None
 @pytest.mark.parametrize(
     ("note_id", "status"), [("1000000", 404), ("0", 422), ("9" * 30, 422), ("junk", 422)]
 )
-def test_a_note_that_is_not_there(client: TestClient, note_id: str, status: int) -> None:
+def test_missing_note(client: TestClient, note_id: str, status: int) -> None:
     assert client.get(f"/notes/{note_id}").status_code == status

@@ -1,10 +1,10 @@
-"""Check that the pods of an overlay can't open more connections to the database than they may.
+"""Check that the pods of an overlay stay within the database connections of the service.
 
     kubectl kustomize deploy/kubernetes/overlays/production | scripts/connections.py
 
-Each pod opens up to DATABASE_POOL_SIZE connections. At once there are maxReplicas, the surge of a
-rollout, and the pods that still drain: they don't count as surge. Exit status 1 with a line
-when the sum is above DATABASE_CONNECTIONS, or can't be computed.
+Each pod opens up to DATABASE_POOL_SIZE connections. There may be maxReplicas pods, the surge of a
+rollout, and pods that still drain, which do not count as surge. Exits with status 1 and a line if
+the sum is above DATABASE_CONNECTIONS, or can't be computed.
 """
 
 import math
@@ -13,25 +13,25 @@ from typing import Any
 
 import yaml
 
-# A migration and its lock, and a person with psql: RESERVED of serving/database/settings.py.
+# For a migration, its lock, and psql: RESERVED of serving/database/settings.py.
 RESERVED = 4
-# From a new pod to one that is available, beside minReadySeconds.
+# From the start of a pod until it is ready; minReadySeconds comes on top.
 START_SECONDS = 2
 
 
 def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The manifests of a kind."""
+    """Return the manifests of a kind."""
     return [each for each in manifests if each and each.get("kind") == kind]
 
 
 def surge(replicas: int, value: int | str) -> int:
-    """maxSurge in pods: a number or a share, rounded up as Kubernetes does."""
+    """Return maxSurge in pods: a number or a percentage, rounded up as Kubernetes does."""
     text = str(value)
     return -(-replicas * int(text[:-1]) // 100) if text.endswith("%") else int(text)
 
 
 def pods_at_once(deployment: dict[str, Any], autoscalers: list[dict[str, Any]]) -> int:
-    """How many pods of a Deployment may exist, those included that still drain."""
+    """Return how many pods of a Deployment may exist, including those that still drain."""
     name, spec = deployment["metadata"]["name"], deployment["spec"]
     counted = [
         each["spec"]["maxReplicas"]
@@ -49,7 +49,7 @@ def pods_at_once(deployment: dict[str, Any], autoscalers: list[dict[str, Any]]) 
 
 
 def faults(manifests: list[dict[str, Any]]) -> list[str]:
-    """A line for each Deployment that may open too many."""
+    """Return a line for each Deployment that may open too many connections."""
     configured = {
         each["metadata"]["name"]: each.get("data", {}) for each in of_kind(manifests, "ConfigMap")
     }

@@ -1,4 +1,4 @@
-"""The service, put together: settings, what serves it, routes."""
+"""The application: settings, serving layer, routes."""
 
 from functools import partial
 from importlib.metadata import metadata
@@ -31,7 +31,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """
     settings = settings or serving.load(Settings)
     monitoring.start_sentry(settings)
-    about = metadata("ledger")  # what pyproject.toml says
+    about = metadata("ledger")  # from pyproject.toml
     app = FastAPI(
         title="Ledger",
         description=about["Summary"],

@@ -1,4 +1,4 @@
-"""The service's own settings, read from the environment beside those that serve it."""
+"""The service's own settings, in addition to those of the serving layer."""
 
 from pathlib import Path
 

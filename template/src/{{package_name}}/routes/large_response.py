@@ -1,4 +1,4 @@
-"""An example to measure with, and to delete: JSON of the size that the caller asks for."""
+"""An example to measure with, and to delete: JSON of a requested size."""
 
 import json
 from itertools import count
@@ -13,7 +13,7 @@ STATES = ("placed", "paid", "packed", "shipped", "delivered", "returned")
 
 
 def order(number: int) -> dict[str, object]:
-    """One row, always the same for the same number, as varied as a real table."""
+    """Return a row, the same one for the same number, as varied as a real table."""
     mixed = number * 2_654_435_761 % 2**32  # Knuth's multiplicative hash
     return {
         "id": f"ord_{mixed:08x}",
@@ -31,9 +31,9 @@ def order(number: int) -> dict[str, object]:
 def large_response(
     size_kb: Annotated[int, Query(ge=1, le=4096, description="Size of the body, in KiB")] = 100,
 ) -> Response:
-    """Rows of orders until the body has `size_kb` KiB, and less than one row more.
+    """Return orders in a body of `size_kb` KiB, plus less than one row.
 
-    A plain function: it runs in a thread, so building a large body holds up no other request.
+    A plain function runs in a thread, so building a large body does not block other requests.
     """
     rows: list[str] = []
     length = len('{"orders":[]}')

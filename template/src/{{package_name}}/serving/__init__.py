@@ -1,11 +1,11 @@
 """The serving layer: everything between the server and the routes.
 
-It belongs to the template, and `copier update` refreshes it. Its rooms:
+The template owns it, and `copier update` updates it. Its packages:
 
-- `asgi`: what happens to each request: limits, deadline, headers, compression, errors.
+- `asgi`: middleware: request ID, limits, deadlines, headers, compression, errors.
 - `observability`: logs, access log, metrics, traces.
 - `lifecycle`: start, readiness, drain.
-- `process`: what depends on the processes that run the service.
+- `process`: how the processes run: environment, shared output and metrics, secrets.
 """
 
 from typing import Any
@@ -36,8 +36,8 @@ def fastapi_options(settings: ServingSettings) -> dict[str, Any]:
 def install(app: FastAPI, settings: ServingSettings, *, problems: bool = True) -> Readiness:
     """Put the serving layer around `app`. Call it once, before adding routes.
 
-    `problems=False` leaves the bodies of errors as FastAPI makes them, for clients that know these.
-    Returns the readiness of the service, which takes checks: `readiness.add("database", ping)`.
+    `problems=False` keeps FastAPI's error bodies, for clients that depend on them. Returns the
+    readiness of the service, to which checks can be added: `readiness.add("database", ping)`.
     """
     log = logs.configure(settings)
     limits = Limits(settings)

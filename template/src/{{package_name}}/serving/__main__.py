@@ -1,7 +1,7 @@
 """Print and check the configuration: `python -m PACKAGE.serving [--quiet]`.
 
-Prints the variables in effect, one a line, secrets masked. Exits with status 0, or with 3 and a
-line for each fault on stderr.
+Prints the variables in effect, one per line, secrets masked. Exits with status 0, or with 3 and
+one line per fault on stderr.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def missing_modules() -> Iterator[str]:
 
 
 def effective(settings: ServingSettings) -> Iterator[str]:
-    """Yield each variable with its value: first the settings, then what the server reads."""
+    """Yield each variable with its value: first the settings, then those that the server reads."""
     values = settings.model_dump(mode="json", fallback=str)
     log_mask = Mask(settings.log_masked, secret_files.secrets(settings))
     in_files = secret_files.fields(type(settings))
@@ -86,7 +86,7 @@ def effective(settings: ServingSettings) -> Iterator[str]:
         label = alias.upper() if isinstance(alias, str) else variable(type(settings), (name,))
         value = values[name] and log_mask.values({label: values[name]})[label]
         value = MASK if name in in_files else masked(label, value)
-        if NoDecode in field.metadata and isinstance(value, list):  # read with commas, not as JSON
+        if NoDecode in field.metadata and isinstance(value, list):  # comma-separated, not JSON
             value = ",".join(map(str, value))
         yield f"{label}={shown(value)}"
     for label, value in environment.variables().items():

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 logger = logging.getLogger("uvicorn.error")
 
-# Seconds for which the results of the checks are kept: several probes share one run.
+# Seconds for which check results are reused, so that several probes share one run.
 FRESH_SECONDS = 1.0
 
 # Returns False or raises when the dependency does not work.
@@ -18,7 +18,7 @@ Ask = Callable[[], Awaitable[object]]
 
 
 class Availability(StrEnum):
-    """The life of a process, as a load balancer sees it."""
+    """The state of a process, as a load balancer sees it."""
 
     STARTING = "starting"
     READY = "ready"

@@ -13,10 +13,10 @@ VARIABLE = VARIABLES[0]
 
 
 class SecretFiles(EnvSettingsSource):
-    """The files of a directory, read as variables of the environment are: names, lists, nesting.
+    """Reads the files of a directory as environment variables: same names, lists and nesting.
 
-    One newline at the end of a file is not part of the value. Raises `SettingsError`, a line for
-    each fault, which never shows a value.
+    One trailing newline is not part of the value. Raises `SettingsError` with one line per fault,
+    none of which contains a value.
     """
 
     def __init__(self, settings: type[BaseSettings]) -> None:
@@ -40,12 +40,12 @@ class SecretFiles(EnvSettingsSource):
 
 
 def directory() -> Path | None:
-    """Return the directory of the files; None where there is none."""
+    """Return the directory of the files, or None if no variable sets one."""
     return next((Path(os.environ[name]) for name in VARIABLES if os.environ.get(name)), None)
 
 
 def files() -> list[tuple[str, Path]]:
-    """Return each file with the name of its variable, without hidden files.
+    """Return each file with the name of its variable; hidden files are skipped.
 
     Raises `SettingsError` when the directory can't be read.
     """
@@ -60,7 +60,7 @@ def files() -> list[tuple[str, Path]]:
 
 
 def value(file: Path) -> str:
-    """Return what a file holds; raises `OSError` or `ValueError` with the reason why it can't."""
+    """Return the value in a file. Raises `OSError` or `ValueError` with the reason if it can't."""
     if not file.is_file():
         raise ValueError("is not a file")
     try:
@@ -74,7 +74,7 @@ def value(file: Path) -> str:
 
 
 def field_of(settings: type[BaseSettings], variable: str) -> str | None:
-    """Return the name of the field that a variable sets, or a part of; None for no field."""
+    """Return the name of the field that a variable sets, wholly or in part, or None."""
     variable, delimiter = variable.lower(), settings.model_config.get("env_nested_delimiter")
     for field, name in variables(settings):
         if variable == name or (delimiter and variable.startswith(f"{name}{delimiter}")):
@@ -83,12 +83,12 @@ def field_of(settings: type[BaseSettings], variable: str) -> str | None:
 
 
 def fields(settings: type[BaseSettings]) -> set[str | None]:
-    """Return the names of the fields that files set, also those that the environment overrides."""
+    """Return the names of fields that files set, including those the environment overrides."""
     return {field_of(settings, name) for name, _ in files()}
 
 
 def secrets(settings: BaseSettings) -> Iterator[str]:
-    """Yield what no log line may show: values of secret types, and text that a file has set."""
+    """Yield values that must not be logged: those of secret types, and strings from files."""
     in_files = fields(type(settings))
     for name in type(settings).model_fields:
         yield from _secrets(getattr(settings, name), name in in_files)
@@ -107,12 +107,12 @@ def _secrets(value: object, in_file: bool) -> Iterator[str]:
         case list() | tuple():
             for inner in value:
                 yield from _secrets(inner, in_file)
-        case _ if in_file and type(value) is str:  # no enumeration
+        case _ if in_file and type(value) is str:  # not an enum
             yield value
 
 
 def variables(settings: type[BaseSettings]) -> Iterator[tuple[str, str]]:
-    """Each field with the variables that set it, in lower case."""
+    """Yield each field with each variable that sets it, in lower case."""
     prefix = settings.model_config.get("env_prefix", "")
     for field, info in settings.model_fields.items():
         alias = info.validation_alias

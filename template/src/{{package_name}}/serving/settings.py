@@ -1,4 +1,4 @@
-"""Settings from the environment and from files, and one line for each that is wrong."""
+"""Settings from the environment and from files; one line for each that is invalid."""
 
 import re
 import sys
@@ -19,10 +19,10 @@ from pydantic_settings import (
 from . import secret_files
 from .budget import REQUEST_TIMEOUT_SECONDS
 
-# uvicorn's own exit status for a failed start; a process manager takes it as final.
+# uvicorn's exit status for a failed startup, which a process manager should not retry.
 STARTUP_FAILURE = 3
 
-# Errors of pydantic whose message may repeat the value.
+# pydantic errors whose message may contain the value.
 REPEATING = ("assertion_error", "import_error", "union_tag_invalid", "value_error")
 QUOTED = re.compile(r"""(["'])(.+?)\1""")
 
@@ -30,14 +30,14 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def split(value: object) -> object:
-    """Return the items of a comma-separated list; an empty text has none."""
+    """Return the items of a comma-separated list; an empty string has none."""
     if not isinstance(value, str):
         return value
     return [name.strip() for name in value.split(",")] if value.strip() else []
 
 
 def lower(value: object) -> object:
-    """Return a text in lower case, any other value as it is."""
+    """Return a string in lower case, any other value unchanged."""
     return value.lower() if isinstance(value, str) else value
 
 
@@ -53,7 +53,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 class Environment(StrEnum):
-    """Where the service runs. Faults that are warnings in development stop it in production."""
+    """Where the service runs. Faults that are warnings in development are fatal in production."""
 
     DEVELOPMENT = "development"
     STAGING = "staging"
@@ -63,39 +63,39 @@ class Environment(StrEnum):
 class ServingSettings(BaseSettings):
     """Settings of the serving layer. Each field is the environment variable of its name.
 
-    A variable that is not set may be a file of that name in `SECRETS_DIR`.
+    If the variable is not set, the file of that name in `SECRETS_DIR` is read.
     """
 
     model_config = SettingsConfigDict(hide_input_in_errors=True)  # it may be a secret
 
     environment: Environment = Environment.DEVELOPMENT
-    # Worker threads of a process, for plain `def` routes and dependencies: Starlette's default.
-    # Set it lower where these functions compute, so that the event loop gets its share of time.
+    # Worker threads per process for plain `def` routes and dependencies; Starlette's default.
+    # Lower it if these are CPU-bound, so that the event loop gets its share of CPU time.
     threads: int = Field(default=40, ge=1, le=1000)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=9090, ge=0, le=65535)  # 0: any free port
 
     log_level: LogLevel = "info"
-    # Names whose values are masked in log lines, and every name that ends with one of them.
+    # Values of these names, and of names that end with one of them, are masked in log lines.
     log_masked: Names = (
         *("password", "passwd", "secret", "token", "jwt", "authorization", "cookie"),
         *("api_key", "private_key", "credentials", "session_id"),
     )
 
-    # Seconds to the start of the response; a route may declare its own deadline. At most the answer
-    # to `request_timeout_seconds`, from which the timeouts of the proxy and the drain follow.
+    # Seconds to the start of the response; a route may declare its own deadline. The maximum is the
+    # answer to `request_timeout_seconds`: timeouts of proxy and drain are computed from it.
     request_timeout_seconds: float = Field(
         default=REQUEST_TIMEOUT_SECONDS, gt=0, le=REQUEST_TIMEOUT_SECONDS
     )
-    # The default of most proxies. A route that accepts more declares it: `max_body_size=`.
+    # The default of most proxies. A route overrides it with `max_body_size=`.
     max_body_bytes: int = Field(default=2**20, ge=0)
-    # Requests in flight of a process, and as many WebSockets. Each holds a socket, often a second
-    # one, to a database say, so this stays below the usual limit of 1,024 open files.
+    # Requests in flight per process, and the same number of WebSockets. Each uses one or two
+    # sockets (client, database), so this stays below the usual limit of 1,024 open files.
     max_concurrency: int = Field(default=500, ge=1)
-    # `*.example.com` is every subdomain. `*` accepts every name: the proxy checks them.
+    # `*.example.com` matches every subdomain; `*` accepts every name, if the proxy checks it.
     allowed_hosts: Names = Field(default=("*",), min_length=1)
 
-    # Whether /docs, /redoc and /openapi.json are served; None: everywhere but in production.
+    # Whether /docs, /redoc and /openapi.json are served; None: except in production.
     docs: bool | None = None
     # Origins that CORS allows; `*` for all.
     cors_origins: Origins = ()
@@ -117,7 +117,7 @@ class ServingSettings(BaseSettings):
 def load(settings: type[SettingsT]) -> SettingsT:
     """Read `settings`, or exit with status 3 and a line for each fault.
 
-    A line names the variable and says what it accepts, never what it held: that may be a secret.
+    Each line names the variable and what it accepts, never its value, which may be a secret.
     """
     try:
         return settings()
@@ -131,14 +131,14 @@ def load(settings: type[SettingsT]) -> SettingsT:
 
 
 def variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
-    """Return the environment variable of a field, and the dotted path of a value inside of it."""
+    """Return the environment variable of a field, with the dotted path of a value inside it."""
     name, *inner = map(str, location)
     prefix = settings.model_config.get("env_prefix", "")
     return ".".join([f"{prefix}{name}".upper(), *inner])
 
 
 def accepted(error: ErrorDetails) -> str:
-    """Return what is accepted, without the value that the messages of some validators repeat."""
+    """Return the message of an error, without the value that some validators repeat in it."""
     message = error["msg"]
     if error["type"] in REPEATING:
         for given in texts(error["input"]):
@@ -149,7 +149,7 @@ def accepted(error: ErrorDetails) -> str:
 
 
 def texts(value: object) -> Iterator[str]:
-    """Each text in a value, the short ones left out: they are words of any message."""
+    """Yield each string in a value; short ones are skipped, since they occur in any message."""
     if isinstance(value, dict | list | tuple):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from texts(inner)

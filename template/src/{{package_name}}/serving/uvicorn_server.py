@@ -1,6 +1,7 @@
-"""What the layer needs of the running uvicorn server, for which there is no public interface.
+"""Access to internals of the running uvicorn server that have no public interface.
 
-All of it is here. tests/serving/test_uvicorn_server.py fails, and names what uvicorn has changed.
+All of it is in this module. tests/serving/test_uvicorn_server.py fails when uvicorn changes one of
+them, and names it.
 """
 
 import asyncio
@@ -50,7 +51,7 @@ def before_shutdown(server: Server, drain: Callable[[], Awaitable[None]]) -> Non
 
 
 def announce_close(server: Server) -> None:
-    """Send `Connection: close` with every response from here on."""
+    """Send `Connection: close` with every response from now on."""
     server.server_state.default_headers.append((b"connection", b"close"))
 
 
@@ -66,7 +67,7 @@ def in_flight(server: Server) -> bool:
 
 
 def activity(server: Server) -> tuple[int, frozenset[object]]:
-    """Return the number of requests so far and the connections: it differs when clients are there.
+    """Return the request count and the open connections, which change while clients are active.
 
     A client that only keeps its connection open changes nothing.
     """
@@ -89,7 +90,7 @@ async def listen(
 ) -> Callable[[], None]:
     """Serve a second application on another port, in the process and event loop of `server`.
 
-    Returns what ends it. Raises `OSError` when the port is not available.
+    Returns a function that stops it. Raises `OSError` when the port is not available.
     """
     parser = server.config.http_protocol_class
     config = Config(app, http=parser, lifespan="off", log_config=None, server_header=False)
@@ -113,10 +114,10 @@ def is_uvicorn(receive: Receive) -> bool:
 
 
 def is_forwarded(scope: Scope, receive: Receive) -> bool:
-    """Tell whether a proxy that uvicorn trusts (`--forwarded-allow-ips`) has named the client.
+    """Tell whether a trusted proxy (`--forwarded-allow-ips`) has set the client's address.
 
-    Then the client is the one of X-Forwarded-For. Its port is 0, which no TCP connection has,
-    unless the header names one: then the address differs from that of the connection.
+    uvicorn takes it from X-Forwarded-For. Its port is 0, which no TCP connection has, unless the
+    header has one: then the address differs from that of the connection.
     """
     client = scope.get("client")
     if client is None or client[1] == 0:
@@ -127,5 +128,5 @@ def is_forwarded(scope: Scope, receive: Receive) -> bool:
 
 
 def log_exception(error: BaseException) -> None:
-    """Log what an application has raised, in the words of uvicorn."""
+    """Log an exception of the application, with uvicorn's message."""
     logger.error("Exception in ASGI application\n", exc_info=error)

@@ -1,7 +1,7 @@
-"""Check that each overlay says for which hostname its HTTPRoute or Ingress is.
+"""Check that each overlay sets the hostname of its HTTPRoute or Ingress.
 
-Without one it matches every host. Overlays of the template say it in `environment/`; one that you
-renamed or added before it had a route doesn't.
+Without one, a route matches every host. The template's overlays set it in `environment/`; overlays
+that you renamed or added earlier may lack it.
 """
 
 import re
@@ -20,7 +20,7 @@ HOSTNAMES = {
 
 
 def reachable(directory: Path, seen: set[Path]) -> Iterator[Path]:
-    """The files that a kustomization is made of, its own among them."""
+    """Yield the files of a kustomization, including kustomization.yaml itself."""
     kustomization = directory / "kustomization.yaml"
     if kustomization in seen or not kustomization.is_file():
         return
@@ -37,21 +37,21 @@ def reachable(directory: Path, seen: set[Path]) -> Iterator[Path]:
 
 
 def documents(paths: list[Path]) -> Iterator[str]:
-    """The YAML documents of files, without comments."""
+    """Yield the YAML documents of files, without comments."""
     for path in paths:
         text = re.sub(r"(?:^| )#.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         yield from re.split(r"^---.*$", text, flags=re.MULTILINE)
 
 
 def name_of(document: str) -> str:
-    """The `metadata.name` of a manifest."""
+    """Return the `metadata.name` of a manifest."""
     metadata = re.search(r"^ *metadata:\n((?: +.*\n)+)", document, re.MULTILINE)
     name = re.search(r"^ +name: *(\S+)", metadata[1] if metadata else "", re.MULTILINE)
     return name[1] if name else ""
 
 
 def routes_without_hostname(overlay: Path) -> Iterator[tuple[str, str]]:
-    """The kind and name of each route that an overlay leaves open for every host."""
+    """Yield the kind and name of each route that matches every host."""
     found = list(documents(list(reachable(overlay, set()))))
     for kind, (patch, field) in HOSTNAMES.items():
         manifests = [each for each in found if re.search(rf"^ *kind: {kind}$", each, re.MULTILINE)]
@@ -63,7 +63,7 @@ def routes_without_hostname(overlay: Path) -> Iterator[tuple[str, str]]:
 
 
 def faults() -> Iterator[str]:
-    """A line for each of them."""
+    """Yield a line for each of them."""
     for path in sorted(OVERLAYS.rglob("kustomization.yaml")):
         text = path.read_text(encoding="utf-8")
         if re.search("^kind: Component$", text, re.MULTILINE) or EXEMPT in text:

@@ -1,4 +1,4 @@
-"""How the image starts the server: its CMD, with another application and port."""
+"""Start the server as the image does: its CMD, with another application and port."""
 
 import json
 import re
@@ -6,11 +6,11 @@ import signal
 from pathlib import Path
 
 DOCKERFILE = Path(__file__).parents[2] / "Dockerfile"
-EXIT_AFTER_SIGTERM = -signal.SIGTERM  # 0 as process 1 of a container
+EXIT_AFTER_SIGTERM = -signal.SIGTERM  # 0 as PID 1 of a container
 
 
 def start_command(application: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """The command line and the environment."""
+    """Return the command line and the environment."""
     found = re.search(r"^CMD (\[.*?\])", DOCKERFILE.read_text().replace("\\\n", ""), re.MULTILINE)
     assert found
     command = json.loads(found[1])

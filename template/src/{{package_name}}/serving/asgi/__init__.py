@@ -1,1 +1,1 @@
-"""What happens to each request and response."""
+"""ASGI middleware for each request and WebSocket."""

@@ -10,7 +10,7 @@ from ..settings import Environment, ServingSettings
 
 
 def options(settings: ServingSettings) -> dict[str, Any]:
-    """Return the arguments for `FastAPI()` that close the documentation, if it is to be closed."""
+    """Return the arguments for `FastAPI()` that disable the documentation, if it is not served."""
     return {} if is_open(settings) else {"openapi_url": None}
 
 
@@ -22,11 +22,11 @@ def is_open(settings: ServingSettings) -> bool:
 
 
 def install(app: FastAPI, settings: ServingSettings) -> None:
-    """Close the documentation of `app` if it is to be closed; allow the configured origins."""
+    """Remove the documentation of `app` if it is not served; allow the configured CORS origins."""
     if app.openapi_url and not is_open(settings):  # built without `options`
         remove_documentation(app)
     if settings.cors_origins:
-        # Without credentials: a token in a header needs none, cookies need a decision.
+        # Without credentials: tokens in headers do not need it, cookies need a deliberate choice.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,

@@ -1,8 +1,8 @@
 """Compression of responses: zstd, brotli or gzip, as `Accept-Encoding` asks (RFC 9110, 12.5.3).
 
-Untouched are small responses, media types that are compressed already, server-sent events, ranges,
-and what has a `Content-Encoding` or says `Cache-Control: no-transform`. The headers decide, so that
-they leave when the application sends them, before the first part of a stream.
+Not compressed are small responses, media types that already are, server-sent events, ranges, and
+responses with a `Content-Encoding` or `Cache-Control: no-transform`. The decision needs only the
+headers, so they are sent at once, before the first part of a stream.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# Bytes. Below, a response fits into a packet or two either way.
+# Bytes. A smaller response fits into one or two packets anyway.
 MINIMUM_SIZE = 1024
-# Bytes. From here on a thread compresses: gzip takes a millisecond for this much.
+# Bytes. Parts of this size are compressed in a thread: gzip takes a millisecond for one.
 THREAD_SIZE = 128 * 1024
-# Threads of their own: the service's may all be in use. No more than two, since each of them takes
-# its share of the processor from the event loop.
+# A separate pool, because the service's threads may all be in use. Only two threads, because each
+# takes CPU time from the event loop.
 THREADS = ThreadPoolExecutor(2, thread_name_prefix="compression")
 
-# Smaller than gzip's, for a sixth of its time; brotli's takes as long as gzip's.
+# zstd's output is smaller than gzip's, in a sixth of the time; brotli takes as long as gzip.
 ZSTD_LEVEL = 1
 BROTLI_QUALITY = 4
 BROTLI_WINDOW = 18  # 256 KiB: its default, 4 MiB, is slower and gains nothing on JSON
@@ -44,7 +44,7 @@ COMPRESSIBLE = re.compile(
 )
 # Statuses without a body, or with a part of one.
 UNTOUCHED_STATUS = frozenset({204, 205, 206, 304})
-# What a transformed body would make untrue.
+# Headers that a transformed body would invalidate.
 UNTOUCHED_HEADERS = frozenset(
     {
         *(b"content-encoding", b"content-range", b"content-digest", b"repr-digest"),
@@ -52,7 +52,7 @@ UNTOUCHED_HEADERS = frozenset(
     }
 )
 
-# The server may be told to send a file: its content never comes by here.
+# With these the server sends a file itself, so its content does not pass through here.
 UNTOUCHED_EXTENSIONS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 
 # Compresses a part of a body, flushed so that the client can read it; True for the last part.
@@ -79,15 +79,15 @@ def _gzip() -> Encode:
     return lambda data, last: compressor.compress(data) + compressor.flush(end if last else part)
 
 
-# The first one is taken when the client accepts several alike.
+# In order of preference, where a client gives several the same weight.
 CODINGS: dict[bytes, Callable[[], Encode]] = {b"zstd": _zstd, b"br": _brotli, b"gzip": _gzip}
 
 
 @lru_cache(maxsize=256)
 def best_coding(accept_encoding: bytes, *, is_stream: bool = False) -> bytes | None:
-    """Return the coding that an `Accept-Encoding` prefers; None for none of them.
+    """Return the coding that an `Accept-Encoding` header prefers, or None.
 
-    A stream may be open for hours, and brotli holds half a megabyte meanwhile: not for streams.
+    Never brotli for a stream: it may be open for hours, and brotli keeps half a megabyte.
     """
     weights: dict[bytes, float] = {}
     for item in accept_encoding.lower().split(b","):
@@ -110,14 +110,14 @@ def _weight(parameters: list[bytes]) -> float:
 
 @lru_cache(maxsize=256)
 def compressible(content_type: bytes) -> bool:
-    """Tell whether bodies of that type get smaller."""
+    """Tell whether bodies of a media type are worth compressing."""
     return COMPRESSIBLE.match(content_type) is not None
 
 
 def negotiate(scope: Scope, start: Message) -> "Compressor | None":
-    """Return what compresses a response, given its start; None when it stays as it is."""
+    """Return the compressor for a response, given its start, or None to send it unchanged."""
     content_type, is_stream = b"", True
-    for name, value in start["headers"]:  # complete by now
+    for name, value in start["headers"]:  # never missing: `headers.completed` adds some
         name = name.lower()
         if name == b"content-length" and value.isdigit():
             is_stream = False
@@ -136,7 +136,7 @@ def negotiate(scope: Scope, start: Message) -> "Compressor | None":
     headers = scope.get("headers", ())
     accepted = b",".join(value for name, value in headers if name == b"accept-encoding")
     coding = best_coding(accepted[:256], is_stream=is_stream)
-    if scope.get("http_version") == "1.0":  # knows no chunks
+    if scope.get("http_version") == "1.0":  # has no chunked encoding
         coding = None
     return Compressor(coding, has_body=scope["method"] != "HEAD")
 
@@ -156,9 +156,9 @@ class Compressor:
                 case b"vary":
                     varies.append(value)
                 case b"content-length" | b"accept-ranges" if self.coding:
-                    continue  # of the body as it was
+                    continue  # they describe the uncompressed body
                 case b"etag" if self.coding and not value.startswith(b"W/"):
-                    kept.append((name, b"W/" + value))  # the same content, but other bytes
+                    kept.append((name, b"W/" + value))  # same content, different bytes
                 case _:
                     kept.append((name, value))
         named = {name.strip().lower() for value in varies for name in value.split(b",")}

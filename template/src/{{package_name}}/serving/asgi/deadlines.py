@@ -1,7 +1,7 @@
-"""Deadlines: a request that has not begun to answer in time is cancelled.
+"""Deadlines: a request whose response has not started in time is cancelled.
 
-The cancellation is that of an `anyio.CancelScope`. It waits for a worker thread that runs, and
-FastAPI shields the exit of dependencies from it, so a transaction is committed or rolled back.
+It is cancelled by an `anyio.CancelScope`, which waits for a running worker thread. FastAPI shields
+the exit of dependencies from it, so a transaction is either committed or rolled back.
 """
 
 import asyncio
@@ -36,10 +36,10 @@ _children: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[float, Children]] 
 def deadline(seconds: float | None) -> Any:
     """Return a dependency that sets the deadline of a route, a router or an application.
 
-    `seconds` count from the start of the request to the start of the response; None is no
-    deadline: `@router.post("/report", dependencies=[deadline(60)])`. The innermost one counts.
-    Raises `ValueError` for more than the answer to `request_timeout_seconds`, which every other
-    timeout was computed from.
+    `seconds` is the time from the start of the request to the start of the response; None means no
+    deadline: `@router.post("/report", dependencies=[deadline(60)])`. The innermost one applies.
+    Raises `ValueError` above the answer to `request_timeout_seconds`, from which every other
+    timeout is computed.
     """
     if seconds is not None and not 0 < seconds <= REQUEST_TIMEOUT_SECONDS:
         raise ValueError(
@@ -56,14 +56,14 @@ class DeclaredDeadline:
         self.seconds = seconds
 
     async def __call__(self, connection: HTTPConnection) -> None:
-        """Set it."""
+        """Set the deadline of this request."""
         found = connection.scope.get(SCOPE_KEY)
         if isinstance(found, Deadline):  # a WebSocket has none
             found.move(self.seconds)
 
 
 def declared(scope: Scope) -> DeclaredDeadline | None:
-    """Return what the matched route declares; dependencies run only after the body was read."""
+    """Return the deadline of the matched route; dependencies run only after the body is read."""
     dependant = getattr(matched_route(scope), "dependant", None)
     dependencies = getattr(dependant, "dependencies", ())
     found = [d.call for d in dependencies if isinstance(d.call, DeclaredDeadline)]
@@ -85,7 +85,7 @@ class Deadline:
         self.seconds: float | None = deadlines.seconds
         self.cancel_scope = deadlines.cancel_scope_class()
         self.task = asyncio.current_task(deadlines.loop)
-        self.timer: asyncio.TimerHandle | None = None  # of a deadline of its own
+        self.timer: asyncio.TimerHandle | None = None  # only of a deadline that the route declares
         self.is_over = self.expired = False
         self.stack = ""
 
@@ -95,12 +95,12 @@ class Deadline:
             return
         self.is_over = True
         self.deadlines.waiting.pop(self, None)
-        self.scope.pop(SCOPE_KEY, None)  # which would be a reference cycle
+        self.scope.pop(SCOPE_KEY, None)  # otherwise a reference cycle
         if self.timer:
             self.timer.cancel()
 
     def move(self, seconds: float | None) -> None:
-        """Count to `seconds` after the start of the request instead."""
+        """Change the deadline to `seconds` after the start of the request."""
         self.deadlines.waiting.pop(self, None)
         if self.timer:
             self.timer.cancel()
@@ -123,7 +123,7 @@ class Deadline:
         self.cancel_scope.cancel()
 
     def log(self, error: BaseException | None) -> None:
-        """Write the line of a request that was cancelled: where it waited, and what it raised."""
+        """Log a cancelled request: where it waited, and what it raised."""
         logger.error(
             "No response within %s s: cancelled %s %s",
             *(self.seconds, self.scope["method"], self.scope["path"]),
@@ -140,11 +140,11 @@ class Deadlines:
         self.loop = asyncio.get_running_loop()
         self.waiting: dict[Deadline, None] = {}  # the oldest first
         self.timer: asyncio.TimerHandle | None = None
-        # That of the event loop: `CancelScope()` looks for it each time.
+        # The class for this event loop, which `CancelScope()` would look up each time.
         self.cancel_scope_class = type(CancelScope())
 
     def begin(self, scope: Scope, started: float) -> Deadline:
-        """Start the deadline of a request that began at `started`, of `perf_counter()`."""
+        """Start the deadline of a request that began at `started`, a value of `perf_counter()`."""
         deadline = scope[SCOPE_KEY] = Deadline(self, scope, started)
         self.waiting[deadline] = None
         if self.timer is None:
@@ -163,9 +163,9 @@ class Deadlines:
 
 
 def running_children() -> Children:
-    """Return the tasks of this event loop by the ID of the task that has started them.
+    """Return the tasks of this event loop by the ID of their parent task.
 
-    The result is kept for a moment: many requests may be due at once.
+    The result is cached briefly, because many requests may expire at once.
     """
     loop = asyncio.get_running_loop()
     if (found := _children.get(loop)) and loop.time() < found[0] + 0.05:
@@ -180,7 +180,7 @@ def running_children() -> Children:
 
 
 def call_later(seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
-    """Call a function later, in a task: anyio finds the event loop by it if there is sniffio."""
+    """Call a function later, in a task: where sniffio is installed, anyio needs one."""
     loop = asyncio.get_running_loop()
 
     async def call() -> None:

@@ -19,11 +19,11 @@ from . import request_id
 
 logger = logging.getLogger(__name__)
 
-# FastAPI's words for every exception while it reads a body.
+# FastAPI's message for every exception while it reads a body.
 UNREADABLE_BODY = "There was an error parsing the body"
 MEDIA_TYPE = "application/problem+json"
 TITLES = {status.value: status.phrase for status in HTTPStatus}
-# The schema of every operation's errors, in place of FastAPI's own of a validation error.
+# The schema of each operation's errors, instead of FastAPI's for validation errors.
 ERROR_SCHEMA = {
     "type": "object",
     "properties": {
@@ -47,7 +47,7 @@ SCHEMA = {
 
 
 def install(app: FastAPI, *, problems: bool = True) -> None:
-    """Answer the errors of `app` with problems; a handler that it has already is kept.
+    """Return errors of `app` as problems; handlers that it already has are kept.
 
     Without `problems` errors have FastAPI's bodies: `{"detail": …}`, and text for a 500.
     """
@@ -70,7 +70,7 @@ def install(app: FastAPI, *, problems: bool = True) -> None:
 
 
 async def http_error(_: Request, error: HTTPException) -> Response:
-    """Answer what the application or the framework raises with a status."""
+    """Return an HTTP exception of the application or the framework as a problem."""
     if error.status_code in (204, 205, 304):  # these carry no body
         return Response(status_code=error.status_code, headers=error.headers)
     match unreadable_body(error):
@@ -101,18 +101,18 @@ def unreadable_body(error: HTTPException) -> BaseException | None:
 
 
 async def validation_error(_: Request, error: RequestValidationError) -> Response:
-    """Answer with where and what, but without the input: it may hold a secret."""
+    """Return location and message of each error, but not the input, which may be a secret."""
     errors = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
     return problem(422, "The request is not valid", errors=errors)
 
 
 async def client_disconnected(_: Request, __: ClientDisconnect) -> Response:
-    """Answer as proxies log it; the client has gone."""
+    """Return 499, as proxies log it; the client has disconnected."""
     return Response(status_code=499)
 
 
 async def server_error(_: Request, __: Exception) -> Response:
-    """Answer what has no handler; the exception is logged."""
+    """Return 500 for an exception without a handler; the exception is logged."""
     return problem(500)
 
 
@@ -123,9 +123,9 @@ def problem(
     headers: Mapping[str, str] | None = None,
     **extensions: object,
 ) -> JSONResponse:
-    """Return a problem without a type of its own: its title is the phrase of its HTTP status.
+    """Return a problem without a `type`: its title is the phrase of the HTTP status.
 
-    It names the request, so that a report of it can be found in the log.
+    It contains the request ID, so that a user's report can be found in the log.
     """
     body: dict[str, object] = {"title": TITLES.get(status, "Error"), "status": status}
     if detail and detail != body["title"]:

@@ -4,8 +4,8 @@ from starlette.types import Message
 
 Header = tuple[bytes, bytes]
 
-# Those of OWASP's REST cheat sheet that apply outside of a page. HSTS belongs where TLS ends; a
-# policy on sources would break `/docs`; `frame-ancestors` has replaced X-Frame-Options.
+# From OWASP's REST cheat sheet, without those for HTML pages. HSTS belongs where TLS terminates;
+# a policy on sources would break `/docs`; `frame-ancestors` has replaced X-Frame-Options.
 SECURITY: list[Header] = [
     (b"content-security-policy", b"frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -19,9 +19,9 @@ EXCEPTIONS = VALIDATORS | {b"expires", b"x-request-id"} | {name for name, _ in D
 
 
 def completed(start: Message, request_id: str) -> Message:
-    """Return the start of a response with these headers and the request ID.
+    """Return a copy of a response's start with these headers and the request ID.
 
-    It is a new message: the application may send its own again.
+    A copy, because the application may send the same message again.
     """
     headers: list[Header] = list(start.get("headers", ()))
     names = {name.lower() for name, _ in headers}

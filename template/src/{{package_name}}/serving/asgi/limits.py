@@ -17,7 +17,7 @@ HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?", re.IGNORECASE)
 
 
 class Limits:
-    """The limits, and what counts towards them."""
+    """The limits and the current counts."""
 
     def __init__(self, settings: ServingSettings) -> None:
         self.in_flight = 0
@@ -42,10 +42,10 @@ class Limits:
         return current
 
     def refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> HTTPException | None:
-        """Return the response to a request or handshake that must not reach the application.
+        """Return the refusal of a request or handshake, or None to pass it to the application.
 
-        Health checks pass: they know no host name, and matter most under load. A preflight request
-        passes when the process is full: a browser would report its refusal as an error of CORS.
+        Health checks pass: they have no host name, and matter most under load. A preflight request
+        passes at the concurrency limit: a browser would report its refusal as a CORS error.
         """
         count = self.websockets_open if scope["type"] == "websocket" else self.in_flight
         is_full = count > self.max_concurrency
@@ -64,11 +64,11 @@ class Limits:
 
 
 def is_health(scope: Scope) -> bool:
-    """Tell whether a request is a health check, also below the prefix of a proxy."""
+    """Tell whether a request is a health check, with or without the path prefix of a proxy."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")) in PATHS
 
 
 def is_preflight(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
-    """Tell whether a browser asks what CORS allows."""
+    """Tell whether a request is a CORS preflight."""
     return scope.get("method") == "OPTIONS" and b"access-control-request-method" in headers

@@ -27,16 +27,16 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 class ServingMiddleware:
-    """Runs around the whole application, so that no response leaves without it.
+    """Wraps the whole application, so that every response passes through it.
 
-    One class does all of it: each further wrapper of `send` costs more than what it does.
+    One class does all of it, because each further wrapper of `send` costs more than its work.
     """
 
     def __init__(
         self, app: ASGIApp, fastapi: FastAPI, limits: Limits, access_log: AccessLog
     ) -> None:
         self.app = app
-        # A route with `max_body_size=` of its own sets another limit in the same counter.
+        # A route with its own `max_body_size=` changes the limit of the same counter.
         self.app_with_body = RequestBodyLimitMiddleware(app, limits.max_body_bytes)
         self.fastapi = fastapi
         self.limits = limits
@@ -54,7 +54,7 @@ class ServingMiddleware:
         return Exchange(self, scope, receive, send).run()
 
     def prepare(self) -> None:
-        """Take over what was added to the application after `install`: its CORS middleware."""
+        """Use the CORS middleware that the application added after `install`."""
         self.is_prepared = True
         for cls, args, kwargs in self.fastapi.user_middleware:
             # Not a subclass: it may withhold CORS from some paths.
@@ -64,7 +64,7 @@ class ServingMiddleware:
     async def refuse(
         self, refusal: HTTPException, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answer with `refusal`, by the exception handlers of the application."""
+        """Respond with `refusal` through the exception handlers of the application."""
 
         async def raise_refusal(scope: Scope, receive: Receive, send: Send) -> None:
             raise refusal
@@ -91,7 +91,7 @@ class Exchange:
         self.receive_from_server = receive
         self.send_to_server = send
         self.started = perf_counter()
-        # The first of a name wins, as in Starlette.
+        # The first header of a name wins, as in Starlette.
         self.request_headers: dict[bytes, bytes] = dict(reversed(scope.get("headers", ())))
         self.ids = request_id.identify(scope, receive, self.request_headers)
         self.deadline = middleware.limits.deadlines.begin(scope, self.started)
@@ -100,7 +100,7 @@ class Exchange:
         self.compressor: Compressor | None = None
 
     async def run(self) -> None:
-        """Answer the request."""
+        """Handle the request."""
         middleware, deadline, scope = self.middleware, self.deadline, self.scope
         limits, sent = middleware.limits, self.request_headers
         token = request_id.bind(self.ids)
@@ -139,7 +139,7 @@ class Exchange:
             if not self.is_complete:
                 self.log()
             if self.is_complete or not is_uvicorn(self.receive_from_server):
-                request_id.unbind(token)  # else uvicorn has a line to write
+                request_id.unbind(token)  # otherwise uvicorn still logs the exception
             del error
 
     def has_body(self) -> bool:
@@ -148,7 +148,7 @@ class Exchange:
         return b"content-length" in names or b"transfer-encoding" in names
 
     async def receive(self) -> Message:
-        """Receive a message, and note when the client has gone."""
+        """Receive a message, and note when the client disconnects."""
         message = await self.receive_from_server()
         if message["type"] == "http.disconnect" and not self.is_complete:
             self.is_client_gone = True
@@ -159,7 +159,7 @@ class Exchange:
         if message["type"] == "http.response.start":
             return self.start(message)
         if self.deadline.expired and not self.status:
-            return checkpoint()  # its start was held back, in a shielded scope without an exception
+            return checkpoint()  # the start was withheld, and a shielded scope raised nothing
         if self.is_replaced and self.is_complete:
             return nothing()  # the rest of the response that was replaced
         if self.compressor and message["type"] == "http.response.body":
@@ -171,7 +171,7 @@ class Exchange:
         if message["status"] == 413 and is_body_limit(message) and not self.is_replaced:
             return self.replace(HTTPException(413))
         if self.deadline.expired and not self.is_replaced:
-            # What still leaves would be cut, so all of it is 504; the error of a 500 is logged.
+            # The rest would be cut off, so respond with 504; the error behind a 500 is logged.
             return self.replace(timeout()) if message["status"] == 500 else checkpoint()
         if not self.status:
             self.status = message["status"]
@@ -186,12 +186,12 @@ class Exchange:
         return self.send_to_server(message)
 
     def replace(self, refusal: HTTPException) -> Awaitable[None]:
-        """Answer with `refusal` instead of what the application or the framework would send."""
+        """Respond with `refusal` instead of the response of the application or the framework."""
         self.is_replaced = True
         return self.refuse(refusal)
 
     async def refuse(self, refusal: HTTPException) -> None:
-        """Answer with `refusal`, by a handler of the application or, if that fails, a problem."""
+        """Respond with `refusal` through the application's handlers, or a problem if they fail."""
         try:
             await self.middleware.refuse(refusal, self.scope, self.receive, self.send)
         except Exception as error:
@@ -201,7 +201,7 @@ class Exchange:
                 await response(self.scope, self.receive, self.send)
 
     def send_part(self, message: Message) -> Awaitable[None]:
-        """Send what follows the start, as it leaves."""
+        """Send a message that follows the start, and count its bytes."""
         if message["type"] == "http.response.body":
             self.size += len(message.get("body", b""))
             if not message.get("more_body", False) and not self.is_complete:
@@ -218,7 +218,7 @@ class Exchange:
 
 
 def is_body_limit(start: Message) -> bool:
-    """Tell whether a response is the one of Starlette's body limit, which no handler sees."""
+    """Tell whether a response is that of Starlette's body limit, which bypasses the handlers."""
     headers = start.get("headers", ())
     others = {name for name, _ in headers} - {name for name, _ in BODY_LIMIT_HEADERS} - {b"vary"}
     is_plain = all(name.startswith(b"access-control-") for name in others)
@@ -226,7 +226,7 @@ def is_body_limit(start: Message) -> bool:
 
 
 def timeout() -> HTTPException:
-    """Return the refusal of a request past its deadline; its body may not have been read."""
+    """Return the refusal of a request past its deadline; its body may be unread."""
     return HTTPException(504, headers={"Connection": "close"})
 
 
@@ -235,7 +235,7 @@ async def nothing() -> None:
 
 
 async def send_with_cors(cors: CORSMiddleware, start: Message, scope: Scope, send: Send) -> None:
-    """Send the start of a response with the headers of CORS, which errors lack otherwise."""
+    """Send the start of a response with CORS headers, which errors would otherwise lack."""
     request_headers = Headers(scope=scope)
     names = {name.lower() for name, _ in start["headers"]}
     is_allowed = cors.is_allowed_origin(request_headers["origin"])

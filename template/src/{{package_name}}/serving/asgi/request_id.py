@@ -1,4 +1,4 @@
-"""The IDs of a request: in its log lines, its errors and its response."""
+"""The IDs of a request, for its log lines, errors and response headers."""
 
 import os
 import random
@@ -22,7 +22,7 @@ _ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default=NO_IDS)
 bind = _ids.set
 unbind = _ids.reset
 
-# IDs are unique, not secret. Neither `random.seed()` nor a fork may repeat them.
+# IDs need not be secret, but unique: also after `random.seed()` and after a fork.
 _random = random.Random()  # noqa: S311
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_random.seed)
@@ -34,7 +34,7 @@ def current() -> Mapping[str, str]:
 
 
 def identify(scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Return the IDs of a request; its own X-Request-ID counts only from a trusted proxy."""
+    """Return the IDs of a request; X-Request-ID is accepted only from a trusted proxy."""
     sent = headers.get(b"x-request-id")
     if sent is not None and ACCEPTED.fullmatch(sent) and is_forwarded(scope, receive):
         ids = {"request_id": sent.decode()}

@@ -26,7 +26,7 @@ PROTOCOL_CODES = range(1000, 1016)
 
 
 class WebSocketMiddleware:
-    """Runs around the application, so that each WebSocket is limited, measured and logged."""
+    """Wraps the application: limits, measures and logs each WebSocket."""
 
     def __init__(self, app: ASGIApp, limits: Limits, access_log: AccessLog) -> None:
         self.app = app
@@ -45,7 +45,7 @@ class WebSocketMiddleware:
         response_id = (b"x-request-id", ids["request_id"].encode())
         status: int | None = None  # of the handshake
         code: int | None = None
-        label = "other"  # of the code in metrics: clients may close with any of 2,000
+        label = "other"  # of the code in metrics: clients may send any of 2,000
 
         async def receive_and_note() -> Message:
             nonlocal code, label, status
@@ -96,7 +96,7 @@ class WebSocketMiddleware:
 
 
 async def refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse the handshake with a problem, or with 403 where the server knows only that."""
+    """Refuse the handshake with a problem, or with 403 if the server supports only that."""
     if DENIAL in scope.get("extensions", {}):
         response = problem(refusal.status_code, refusal.detail, headers=refusal.headers)
         await response(scope, receive, send)

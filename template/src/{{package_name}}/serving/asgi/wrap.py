@@ -1,4 +1,4 @@
-"""The place of the serving layer: around the whole application."""
+"""Wraps the whole application in middleware."""
 
 from collections.abc import Awaitable, Callable
 
@@ -10,11 +10,11 @@ from .deadlines import SCOPE_KEY
 
 
 def wrap(app: FastAPI, **middleware: Callable[[ASGIApp], ASGIApp]) -> None:
-    """Make the calls of `app` for a type of scope, such as `http`, go through a middleware.
+    """Route the calls of `app` through a middleware for each type of scope, such as `http`.
 
-    What `add_middleware` takes runs inside of FastAPI's error handling, and inside of middleware
-    that is added later: it would not see every response. So `app` gets a subclass of its class,
-    whose `__call__`, the interface of ASGI, calls the middleware.
+    `add_middleware` would put it inside FastAPI's error handling, and inside middleware that is
+    added later: it would not see every response. So the class of `app` becomes a subclass whose
+    `__call__` calls the middleware.
     """
     app_class = type(app)
 

@@ -1,14 +1,14 @@
-"""Draining: what happens between SIGTERM and uvicorn's own shutdown, so that no request is lost.
+"""Draining: the steps between SIGTERM and uvicorn's own shutdown, so that no request is lost.
 
-uvicorn alone stops listening and at once closes idle connections, also those that it has just
-accepted and those on which a client is sending its next request. Here it goes step by step:
+uvicorn alone stops listening and at once closes idle connections, including those it has just
+accepted and those on which a client is sending its next request. The drain does this instead:
 
-1. Readiness says 503 while everything is still served, so that load balancers look elsewhere.
-2. Each response tells its client to leave (`Connection: close`).
-3. Connections are accepted and answered until nothing is in flight: a balancer may be late.
-   Where several processes share the listener, it closes before step 2 instead: connections wait in
-   the socket for another process.
-4. uvicorn shuts down: what is in flight may finish within the budget.
+1. Readiness returns 503 while everything is still served, so that load balancers stop sending.
+2. Each response has `Connection: close`.
+3. Connections are accepted and served until nothing is in flight, because a balancer may be late.
+   If several processes share the listener, it is closed before step 2 instead: new connections
+   wait in the socket for another process.
+4. uvicorn shuts down: requests in flight may finish within the budget.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from uvicorn import Server
 from ..process.shared import SEVERAL_PROCESSES
 from ..uvicorn_server import activity, announce_close, before_shutdown, close_websockets, in_flight
 
-# Long enough for a load balancer that asks each second.
+# Long enough for a load balancer that probes every second.
 ANNOUNCE_SECONDS = 2.0
 # Long enough for every process that shares the listener to have closed it.
 CLOSE_SECONDS = 0.5
-# Long enough for a client that is just sending its next request.
+# Long enough for a client that is sending its next request.
 SETTLE_SECONDS = 1.0
-# All of it: the budget counts with this.
+# The whole drain; the shutdown budget includes it.
 DRAIN_SECONDS = ANNOUNCE_SECONDS + CLOSE_SECONDS + SETTLE_SECONDS
 
-# Nothing was sent for so long: balancers have let go. Shorter than the interval of health checks.
+# After this long without traffic, balancers have let go. Shorter than the interval of probes.
 QUIET_SECONDS = 0.5
 TICK_SECONDS = 0.05
 
@@ -45,7 +45,7 @@ def drain_before_shutdown(server: Server, announce: Callable[[], None]) -> None:
             await asyncio.sleep(TICK_SECONDS)
 
     async def serve_late_connections() -> None:
-        """Serve what comes until nothing is in flight; uvicorn gets what is left of the budget."""
+        """Serve new requests until none is in flight; leave the rest of the budget to uvicorn."""
         began, budget = now(), server.config.timeout_graceful_shutdown
         quiet_since, last = began, activity(server)
         while not server.force_exit and (budget is None or now() < began + budget):
@@ -60,7 +60,7 @@ def drain_before_shutdown(server: Server, announce: Callable[[], None]) -> None:
 
     async def drain() -> None:
         announce()
-        if server.should_exit:  # not a worker that has served its share of requests
+        if server.should_exit:  # not for a worker that has reached its number of requests
             await wait(ANNOUNCE_SECONDS)
         if SEVERAL_PROCESSES:
             for listener in server.servers:

@@ -1,4 +1,4 @@
-"""Health routes: liveness for the restart of the service, readiness for its traffic."""
+"""Health routes: liveness decides on restarts, readiness on traffic."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ PATHS = frozenset({"/health/live", "/health/ready"})
 def install(app: FastAPI, readiness: Readiness) -> None:
     """Add `/health/live` and `/health/ready` to `app`.
 
-    Both are coroutines, so that a full thread pool holds up neither. A router of their own keeps
+    Both are coroutines, so that a full thread pool does not delay them. A router of their own keeps
     the dependencies of `app`, such as authentication, and its default response class from them.
     """
     router = APIRouter(
@@ -24,7 +24,7 @@ def install(app: FastAPI, readiness: Readiness) -> None:
 
     @router.get("/health/live")
     async def live() -> dict[Literal["status"], Literal["live"]]:
-        """The process answers. It never asks a dependency: a restart would not mend one."""
+        """The process responds. It checks no dependency: a restart would not fix one."""
         return {"status": "live"}
 
     @router.get(
@@ -33,7 +33,7 @@ def install(app: FastAPI, readiness: Readiness) -> None:
         responses={503: {"model": Report, "description": "Starting, unavailable or draining"}},
     )
     async def ready(response: Response) -> Report:
-        """The process wants traffic: 503 while it starts, lacks what it requires, or drains."""
+        """The process accepts traffic: 503 while it starts, drains, or a required check fails."""
         report = await readiness.report()
         if report.status is not Availability.READY:
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE

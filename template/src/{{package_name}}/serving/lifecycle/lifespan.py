@@ -19,13 +19,13 @@ from .runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-# How long a thread may compute before the event loop gets its turn: Python's default of 5 ms, times
-# the threads that compute, would pass between any two steps of a health check.
+# How long a thread may hold the interpreter lock. With Python's default of 5 ms, each step of a
+# health check would wait 5 ms for every thread that computes.
 SWITCH_SECONDS = 0.001
 
 
 class Lifespan:
-    """Checks the runtime before the application starts, and follows it until it is drained."""
+    """Checks the runtime before the application starts, serves metrics, and sets readiness."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Lifespan:
             try:
                 stop_metrics = await metrics_server.start(server, host, port)
             except OSError as error:
-                # Of "error while attempting to bind on address …: address already in use"
+                # From "error while attempting to bind on address …: address already in use"
                 reason = str(error.strerror).rpartition(": ")[2]
                 fault = f"METRICS_HOST={host}, METRICS_PORT={port}: {reason}"
                 if self.settings.environment is Environment.DEVELOPMENT:
@@ -75,7 +75,7 @@ class Lifespan:
             sampling.cancel()
 
     def _check_runtime(self) -> str | None:
-        """Return the line that stops the start in production; elsewhere it is a warning."""
+        """Return the fault that prevents the start in production; elsewhere log a warning."""
         runtime = Runtime.current()
         if runtime.parser is None and threading.current_thread() is not threading.main_thread():
             logger.info("No server: a test client runs this on %s", runtime)
@@ -92,7 +92,7 @@ class Lifespan:
     def _start_serving(self) -> None:
         self.readiness.availability = Availability.READY
         server = running_server()
-        # A reload should be quick, and no load balancer waits for it.
+        # Not with --reload, which should be quick and has no load balancer.
         if server and not server.config.should_reload:
             drain_before_shutdown(server, announce=self._start_draining)
 

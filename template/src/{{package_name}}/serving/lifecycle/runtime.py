@@ -26,7 +26,7 @@ class Runtime:
         return f"event loop {self.loop}, HTTP parser {self.parser or 'unknown (no uvicorn server)'}"
 
     def fault(self) -> str | None:
-        """Return one line that says what is slower than it should be, or None."""
+        """Return one line on a slower event loop or parser than intended, or None."""
         if self.loop == "uvloop" and self.parser == "httptools":
             return None
         return f"needs uvloop and httptools, runs on {self}: {self._remedy()}"

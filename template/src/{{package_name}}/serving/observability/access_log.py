@@ -27,11 +27,11 @@ class Outcome:
 
     observe: Callable[[float], None]
     render: Callable[[datetime, dict[str, Any]], bytes] | None
-    """Renders their lines from a time and the other fields; None for no line."""
+    """Renders a line from a time and the other fields; None if they are not logged."""
 
 
 class AccessLog:
-    """Measures and logs requests, all those of an iteration of the event loop together."""
+    """Measures and logs requests, in one batch per iteration of the event loop."""
 
     def __init__(self, app: FastAPI, log: Log, log_level: LogLevel) -> None:
         self._app = app
@@ -49,7 +49,7 @@ class AccessLog:
         self._waiting.append((scope, status, seconds, size, ids))
 
     def flush(self) -> None:
-        """Measure and log what was added."""
+        """Measure and log the requests that were added."""
         waiting, self._waiting = self._waiting, []
         now = datetime.now(UTC)
         lines = []
@@ -79,7 +79,7 @@ class AccessLog:
     ) -> None:
         """Log a WebSocket that has ended; without a close code its handshake was refused."""
         route = route_template(self._app, scope)
-        if close_code is None:  # a GET request, with a response of HTTP
+        if close_code is None:  # a GET request with an HTTP response
             metrics.DURATION.labels("GET", route, status).observe(seconds)
         else:
             metrics.WEBSOCKET_DURATION.labels(route, close_label).observe(seconds)
@@ -106,7 +106,7 @@ class AccessLog:
         outcome = self._outcomes.get((method, route, status))
         if outcome is None:
             level = "warning" if status >= 500 else "info"
-            if route in PATHS and status < 400:  # most of the log, of little interest
+            if route in PATHS and status < 400:  # frequent, and of little interest
                 level = "debug"
             common = {
                 "level": level,

@@ -1,6 +1,6 @@
-"""The log: one event a line, as JSON in staging and production, as text in development.
+"""The log: one line per event, as JSON in staging and production, as text in development.
 
-All lines go through `logging`; the access log writes its own.
+All lines go through `logging`, except those of the access log.
 """
 
 import logging
@@ -24,9 +24,9 @@ from ..process.shared import OUTPUT_LOCK
 from ..settings import Environment, ServingSettings
 from .masking import Mask
 
-# Linux writes up to this many bytes to a pipe at once.
+# Linux writes up to this many bytes to a pipe atomically.
 PIPE_BUF = 4096
-# What a record has by itself; the rest was given as `extra`.
+# Attributes that every record has; the others were passed as `extra`.
 RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
 # Modules of uvicorn and websockets that implement the protocol.
 HANDSHAKE = re.compile(r"[/\\]websockets[/\\]")
@@ -38,7 +38,7 @@ PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 
 
 def configure(settings: ServingSettings) -> "Log":
-    """Send every line of this process to standard output, and none twice."""
+    """Send every line of this process to standard output, once."""
     render = as_text if settings.environment is Environment.DEVELOPMENT else as_json
     log = Log(render, Mask(settings.log_masked, secret_files.secrets(settings)))
     log.setLevel(settings.log_level.upper())
@@ -53,7 +53,7 @@ def configure(settings: ServingSettings) -> "Log":
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = log_thread_exception
     take_over("uvicorn", "uvicorn.error")
-    # Requests and WebSockets have lines of their own, without the query.
+    # The access log has a line for each handshake, without the query string.
     logging.getLogger("uvicorn.error").addFilter(is_not_handshake)
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
@@ -64,7 +64,7 @@ def configure(settings: ServingSettings) -> "Log":
 def write_exception(
     mask: Mask, kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Write what ends the process, a failed import say, to standard error; text is masked."""
+    """Write an uncaught exception, such as a failed import, to standard error, masked."""
     sys.stderr.write(mask.text("".join(traceback.format_exception(kind, error, trace))))
 
 
@@ -76,12 +76,12 @@ def log_thread_exception(ended: threading.ExceptHookArgs) -> None:
         logging.getLogger("threading").error("Exception in thread %s", name, exc_info=error)
 
 
-# Python's own, and this one with the settings of another application.
+# Python's own, and this one with the mask of another application.
 EXCEPTION_HOOKS = (sys.__excepthook__, write_exception)
 
 
 def take_over(*names: str) -> None:
-    """Let the root logger write what these loggers say, however they were configured."""
+    """Let the root logger write the records of these loggers, however they were configured."""
     for name in names:
         logger = logging.getLogger(name)
         logger.handlers.clear()
@@ -96,7 +96,7 @@ def writes_to_console(handler: logging.Handler) -> bool:
 
 
 def is_wanted(record: logging.LogRecord) -> bool:
-    """Drop what a library says below a warning, unless one of its loggers was given a level."""
+    """Drop records of libraries below WARNING, unless one of their loggers has a level."""
     if record.levelno >= logging.WARNING or "site-packages" not in record.pathname:
         return True
     if record.pathname.startswith(PACKAGE):
@@ -110,7 +110,7 @@ def is_wanted(record: logging.LogRecord) -> bool:
 
 
 def is_not_handshake(record: logging.LogRecord) -> bool:
-    """Drop what uvicorn and websockets say of each handshake: the access log has a line."""
+    """Drop records of uvicorn and websockets on handshakes: the access log has a line."""
     return record.levelno >= logging.WARNING or not HANDSHAKE.search(record.pathname)
 
 
@@ -124,7 +124,7 @@ class Log(logging.Handler):
         self.output = 1  # the file descriptor of standard output
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record at once; `extra` and text are masked."""
+        """Write a record immediately; `extra` and message are masked."""
         try:
             line = self.render(self._fields(record))
             with OUTPUT_LOCK:
@@ -133,7 +133,7 @@ class Log(logging.Handler):
             self.handleError(record)
 
     def write(self, lines: Iterable[bytes]) -> None:
-        """Write lines that hold nothing to be masked, with few system calls."""
+        """Write lines that need no masking, with few system calls."""
         part = b""
         self.acquire()
         try:
@@ -148,7 +148,7 @@ class Log(logging.Handler):
             self.release()
 
     def renderer(self, common: dict[str, Any]) -> Callable[[datetime, dict[str, Any]], bytes]:
-        """Return a function that renders events which have the fields `common` alike.
+        """Return a function that renders events that share the fields `common`.
 
         It takes the time of an event and its other fields.
         """
@@ -180,7 +180,7 @@ class Log(logging.Handler):
 
 
 def write_all(output: int, data: bytes) -> None:
-    """Write all of the data to a file descriptor; a signal or a full disk may cut a write."""
+    """Write all data to a file descriptor; a signal or a full disk may shorten a write."""
     while data:
         data = data[os.write(output, data) :]
 
@@ -194,7 +194,7 @@ def message(record: logging.LogRecord) -> str:
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values as JSON has them, so that the mask sees what models and bytes hold."""
+    """Return values as JSON types, so that the mask also applies inside models and bytes."""
     return {str(name): plain_value(value) for name, value in values.items()}
 
 
@@ -215,7 +215,7 @@ def shown(value: object) -> str:
 
 
 def as_json(event: dict[str, Any]) -> bytes:
-    """Return a line of JSON, whatever the event holds."""
+    """Return a line of JSON, whatever the event contains."""
     try:
         return to_json(event, inf_nan_mode="strings") + b"\n"
     except ValueError:  # a lone surrogate

@@ -9,9 +9,9 @@ MASK = "***"
 # `scheme://user:password@host`: the user stays, the password does not.
 # Of several @ the last one counts, as `urllib` has it.
 URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):([^\s/]+)(?=@)")
-# What pydantic repeats in its errors and warnings.
+# Input values in pydantic's errors and warnings.
 INPUT = re.compile(r"(?<=\binput_value=).*?(?=, input_type=)", re.DOTALL)
-# A shorter secret, or a line of it, may be a word of any text.
+# A shorter secret, or line of a secret, may be an ordinary word.
 SECRET_LENGTH = 8
 # `Bearer eyJhbGci…` without a name before it; not "basic authentication", "Bearer authorization".
 CREDENTIALS = re.compile(
@@ -21,10 +21,10 @@ CREDENTIALS = re.compile(
 
 
 class Mask:
-    """Hides the values of names that must not be logged, credentials in URLs and headers, secrets.
+    """Masks values of sensitive names, credentials in URLs and headers, and known secrets.
 
-    A name also stands for those that end with it: `token` for `refresh_token`. Of `secrets`, each
-    line of 8 characters or more is hidden wherever it is, and so is the password of a URL.
+    A name also matches names that end with it: `token` matches `refresh_token`. Of `secrets`, each
+    line of 8 characters or more is masked wherever it occurs, and so is the password of a URL.
     """
 
     def __init__(self, names: Iterable[str], secrets: Iterable[str] = ()) -> None:
@@ -55,7 +55,7 @@ class Mask:
         return CREDENTIALS.sub(rf"\1{MASK}", text)
 
     def values(self, values: Mapping[Any, Any], levels: int = 5) -> dict[Any, Any]:
-        """Return the mapping with credentials masked, and what is nested too deep."""
+        """Return the mapping with credentials masked, and everything that is nested too deeply."""
         return {
             name: MASK if self._name.fullmatch(str(name)) else self._value(value, levels - 1)
             for name, value in values.items()
@@ -65,11 +65,11 @@ class Mask:
         match value:
             case str():
                 return self.text(value)
-            case Mapping() | list() | tuple() | set() if not levels:  # a circle, say
+            case Mapping() | list() | tuple() | set() if not levels:  # possibly a reference cycle
                 return MASK
             case Mapping():
                 return self.values(value, levels)
-            case [str(name), str()] if self._name.fullmatch(name):  # of a list of headers
+            case [str(name), str()] if self._name.fullmatch(name):  # an item of a list of headers
                 return [name, MASK]
             case list() | tuple() | set():
                 return [self._value(item, levels - 1) for item in value]

@@ -17,7 +17,7 @@ STEPS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 3
 
 
 def gauge(name: str, documentation: str) -> Gauge:
-    """Return a gauge that is the sum over the processes that live."""
+    """Return a gauge that is summed over the live processes."""
     return Gauge(name, documentation, multiprocess_mode="livesum")
 
 
@@ -51,14 +51,14 @@ INFO = Gauge("app_info", "Versions", ("version", "python"), multiprocess_mode="l
 
 
 async def sample(version: str, limits: Limits) -> None:
-    """Sample each second, until cancelled, what would cost a request time to count."""
+    """Sample the gauges each second, until cancelled; counting them would slow requests down."""
     clock = asyncio.get_running_loop().time
     failing = False
     while True:
         try:
             sample_once(version, limits)
             failing = False
-        except Exception:  # no file descriptor is free, say
+        except Exception:  # for example no free file descriptor
             if not failing:
                 logger.exception("Metrics could not be sampled; the next try is in a second")
             failing = True

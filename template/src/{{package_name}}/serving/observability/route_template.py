@@ -14,9 +14,9 @@ NO_ROUTE: dict[str, Any] = {}
 
 
 def route_template(app: FastAPI, scope: Scope) -> str:
-    """Return the path such as `/orders/{id}`, mounts included; "unmatched" for no route.
+    """Return a path such as `/orders/{id}`, mounts included, or "unmatched".
 
-    Its values are bounded by what the application declares, whatever paths clients send.
+    The number of values is bounded by the declared routes, whatever paths clients request.
     """
     route = matched_route(scope)
     path = getattr(route, "path_format", "")
@@ -30,7 +30,7 @@ def route_template(app: FastAPI, scope: Scope) -> str:
     rest = scope.get("fastapi", {}).get("frontend_path")
     if rest is not None:
         path = path_below_mounts(scope)
-        return f"{prefix}{path[: len(path) - len(rest)].rstrip('/')}/{{path}}"
+        return prefix + path[: len(path) - len(rest)].rstrip("/") + "/{path}"
     if not path:
         of_mount = "" if root is None else "/{path}"  # the mounted application has answered itself
         path = getattr(find_route(routes, scope), "path_format", of_mount)
@@ -73,7 +73,7 @@ def mounts(routes: Sequence[BaseRoute], path: str) -> Iterator[Any]:
 
 
 def find_route(routes: Sequence[BaseRoute], scope: Scope) -> Route | WebSocketRoute | None:
-    """Return the route of Starlette that has answered; its scope names the endpoint only."""
+    """Return the Starlette route of a request, whose scope has only the endpoint."""
     endpoint = scope.get("endpoint")
     for route in routes if endpoint else ():
         if isinstance(route, Host) and (found := find_route(route.routes, scope)):

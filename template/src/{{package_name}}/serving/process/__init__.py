@@ -1,1 +1,1 @@
-"""What depends on the processes that run the service."""
+"""How the processes run: environment, shared output and metrics, secrets."""

@@ -9,12 +9,12 @@ EVERY_PEER = "*"
 
 
 def trusted() -> str:
-    """Return addresses and networks, separated by commas; by default those of this machine."""
+    """Return the trusted addresses and networks, comma-separated; by default this machine."""
     return os.environ.get(VARIABLE, "127.0.0.1")
 
 
 def misread() -> Iterator[str]:
-    """Yield a line for each entry that uvicorn would take for a name, and so never match."""
+    """Yield a line for each entry that uvicorn would treat as a name, and so never match."""
     if trusted() == EVERY_PEER:
         return
     for entry in filter(None, map(str.strip, trusted().split(","))):

@@ -1,8 +1,8 @@
 """The schema of the database: `python -m PACKAGE.serving.database migrate|create NAME|sql`.
 
-`migrate` applies the migrations that the database lacks, before a new version starts. `create`
-writes one from what the models say, `sql` prints the statements of all of them. Exits with status
-0, or with 1 or 3 (the settings) and a line for each fault on stderr.
+`migrate` applies pending migrations, before a new version starts. `create` writes a migration from
+the models, `sql` prints the statements of all migrations. Exits with status 0, or with 1 or 3
+(invalid settings) and one line per fault on stderr.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from .settings import DatabaseSettings
 
 
 def main() -> None:
-    """Do what is asked for."""
+    """Run a command."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}", description="The schema of the database."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("migrate", help="apply the migrations that the database lacks")
-    named = commands.add_parser("create", help="write a migration from what the models say")
+    commands.add_parser("migrate", help="apply pending migrations")
+    named = commands.add_parser("create", help="write a migration from the models")
     named.add_argument("name", help="what it does, in a few words")
     commands.add_parser("sql", help="print the statements of all migrations")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The engine of a process: its pool, its timeouts, and what a failure means to a client."""
+"""The engine of a process: its pool, its timeouts, and the responses to failures."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -20,11 +20,11 @@ from .settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 
-# Seconds to a connection: a server that does not answer is not to use up the request's time.
+# Seconds to connect, so that an unresponsive server does not use up the request's time.
 CONNECT_SECONDS = 5.0
-# Seconds that a request waits for a connection of a full pool, before its 503.
+# Seconds that a request waits for a connection from an exhausted pool, before its 503.
 POOL_SECONDS = 3.0
-# Seconds after which a connection is made anew, so that a fail-over or a new address is noticed.
+# Seconds after which a connection is replaced, so that a failover or a new address is noticed.
 RECYCLE_SECONDS = 300
 # Seconds to close all connections: the lifespan has 5 to end.
 CLOSE_SECONDS = 3.0
@@ -42,7 +42,7 @@ class DatabaseUnavailable(HTTPException):
 
 
 class Pool(AsyncAdaptedQueuePool):
-    """Counts and measures those that wait for a connection."""
+    """Counts and measures requests that wait for a connection."""
 
     waiting = 0
 
@@ -60,14 +60,14 @@ class Pool(AsyncAdaptedQueuePool):
 
 
 class Database:
-    """The engine, and sessions on it. It belongs to an event loop: the lifespan makes it."""
+    """The engine and its sessions, bound to an event loop: the lifespan creates it."""
 
     def __init__(self, settings: DatabaseSettings) -> None:
         limit = settings.request_timeout_seconds
         self._dsn = settings.dsn
         self._is_down = False
-        # One second for the server to end a statement before the deadline of its request does, so
-        # that the connection stays in use; asyncpg waits for an answer one second longer.
+        # The server ends a statement one second before the deadline of its request, so that the
+        # connection stays usable; asyncpg waits for the response one second longer.
         self._options: dict[str, Any] = {
             "timeout": min(CONNECT_SECONDS, limit),
             "command_timeout": limit + 1,
@@ -88,7 +88,7 @@ class Database:
             pool_use_lifo=True,
         )
         event.listen(self.engine.sync_engine, "checkout", refuse_closed)
-        # Objects stay readable after the commit, when the response is made of them.
+        # Objects stay readable after the commit, when the response is built from them.
         self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @property
@@ -100,10 +100,10 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """Open a session: committed at the end of the block, rolled back when it is left otherwise.
+        """Open a session: committed at the end of the block, rolled back on an exception.
 
-        Raises `DatabaseUnavailable` (503) without a connection, and a 504 for a statement that the
-        server has ended at its timeout.
+        Raises `DatabaseUnavailable` (503) if there is no connection, and a 504 if the server ends a
+        statement at its timeout.
         """
         try:
             async with self.sessions() as session:
@@ -115,7 +115,7 @@ class Database:
             raise
 
     async def ping(self) -> None:
-        """Ask the database for an answer; raises what went wrong."""
+        """Query the database; raises the error if that fails."""
         async with self.session() as session:
             await session.execute(text("SELECT 1"))
 
@@ -140,23 +140,23 @@ class Database:
 
 
 def milliseconds(seconds: float) -> str:
-    """A timeout as PostgreSQL takes it; 0 would be none."""
+    """Return a timeout for PostgreSQL; 0 would disable it."""
     return str(max(1, int(seconds * 1000)))
 
 
 def refuse_closed(connection: Any, *_: object) -> None:
-    """Have a connection replaced that the server has closed meanwhile: it takes no round trip."""
+    """Make the pool replace a connection that the server has closed, without a round trip."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
 
 
 def sqlstate(error: BaseException | None) -> str:
-    """The code of PostgreSQL for an error; empty for one that is not the server's."""
+    """Return PostgreSQL's code of an error; empty if the error is not the server's."""
     return getattr(error, "sqlstate", None) or ""
 
 
 def refusal_of(error: DBAPIError) -> HTTPException | None:
-    """What a client is answered for an error that is not the fault of its statement."""
+    """Return the response to an error that its statement has not caused, or None."""
     code = sqlstate(error.orig)
     if code == QUERY_CANCELED:
         logger.error("A statement was ended at its timeout: %s", error.statement)

@@ -14,12 +14,12 @@ MODELS = f"{__name__.rpartition('.serving.')[0]}.models"
 
 
 def metadata() -> Any:
-    """`Base.metadata` of the service's models; None where there are none."""
+    """Return `Base.metadata` of the service's models, or None without models."""
     return import_module(MODELS).Base.metadata if find_spec(MODELS) else None
 
 
 def run() -> None:
-    """Run the migrations of a command: on its connection, or as statements that are printed."""
+    """Run the migrations of a command: on its connection, or as printed statements."""
     attributes = context.config.attributes
     connection = attributes.get("connection")
 
@@ -34,7 +34,7 @@ def run() -> None:
         dialect_name=None if connection else "postgresql",
         target_metadata=metadata(),
         literal_binds=connection is None,
-        transaction_per_migration=True,  # a lock lasts no longer than its own migration
+        transaction_per_migration=True,  # locks are released after each migration
         on_version_apply=tell,
         process_revision_directives=refuse_empty,
     )
@@ -43,7 +43,7 @@ def run() -> None:
 
 
 def refuse_empty(_: MigrationContext, __: Any, directives: Iterable[MigrationScript]) -> None:
-    """Write no migration when the models say what the database has."""
+    """Refuse to write a migration if the models match the database."""
     for script in directives:
         if script.upgrade_ops is None or script.upgrade_ops.is_empty():
             raise CommandError("the models say nothing that the database lacks")

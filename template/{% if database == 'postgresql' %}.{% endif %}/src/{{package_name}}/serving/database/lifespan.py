@@ -1,4 +1,4 @@
-"""The database in the life of a process: after the fork to the end of the last request."""
+"""Opens the database after the fork, and closes it after the last request."""
 
 import asyncio
 import logging
@@ -21,8 +21,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 def install(app: FastAPI, settings: DatabaseSettings, readiness: Readiness) -> None:
     """Open the database with the lifespan of `app`, as `request.state.database`.
 
-    Call it once, after `serving.install`. Readiness reports the database and does not require it:
-    all instances would leave at once. A schema that is too old stops the start.
+    Call it once, after `serving.install`. Readiness reports the database but does not require
+    it: all instances would become unready at once. A schema that is too old prevents the start.
     """
     app_class = type(app)
     lifespan = DatabaseLifespan(settings)
@@ -53,7 +53,7 @@ class DatabaseLifespan:
         sampling = asyncio.create_task(sample(database))
 
         async def send_after_closing(message: Message) -> None:
-            if message["type"] != "lifespan.startup.complete":  # uvicorn waits for nothing after it
+            if message["type"] != "lifespan.startup.complete":  # uvicorn does not wait after it
                 await database.close()
             await send(message)
 
@@ -68,7 +68,7 @@ class DatabaseLifespan:
             await database.close()
 
     async def fault_at_start(self, database: Database) -> str | None:
-        """A line when the schema is too old; without a connection that is known later."""
+        """Return a line if the schema is too old; without a connection it is checked later."""
         self.is_checked = False
         try:
             fault = await self.schema.fault(database)
@@ -79,7 +79,7 @@ class DatabaseLifespan:
         return fault
 
     async def check(self) -> None:
-        """Ask the database, and once whether its schema is new enough; raises when not."""
+        """Query the database, and check its schema once; raises an error if either fails."""
         if self.database is None:
             raise RuntimeError("the lifespan has not started")
         if self.is_checked:

@@ -17,9 +17,9 @@ from .engine import CONNECT_SECONDS, sqlstate
 from .schema import config, known_revisions, next_revision
 from .settings import DatabaseSettings
 
-# Of this session-level lock: a migration at a time in a database. "migrate" in ASCII.
+# Session-level advisory lock: one migration at a time. The key is "migrate" in ASCII.
 LOCK_KEY = 0x6D696772617465
-# A statement that waits for a lock holds up everything that comes after it.
+# A statement that waits for a lock blocks every statement behind it.
 LOCK_MILLISECONDS = 2000
 LOCK_ATTEMPTS = 10
 LOCK_NOT_AVAILABLE = "55P03"
@@ -30,17 +30,17 @@ WAIT_SECONDS = 600
 
 
 class MigrationError(Exception):
-    """What went wrong, in a line."""
+    """The error of a migration, in one line."""
 
 
 def migrate(settings: DatabaseSettings, say: Callable[[str], None] = print) -> None:
-    """Apply the migrations that a database lacks. Raises `MigrationError`; what one of them has
-    done by then is undone, those before it stay."""
+    """Apply pending migrations. Raises `MigrationError`: the one that failed is rolled back, those
+    before it are kept."""
     asyncio.run(_migrate(settings, say))
 
 
 def create(settings: DatabaseSettings, name: str) -> None:
-    """Write a migration: the difference between the models and a database at the last one."""
+    """Write a migration: the difference between the models and a fully migrated database."""
 
     def write(connection: Connection) -> None:
         found = config()
@@ -62,7 +62,7 @@ def print_sql() -> None:
 async def _migrate(settings: DatabaseSettings, say: Callable[[str], None]) -> None:
     async with engine_of(settings, say) as engine:
         try:
-            # On a connection of its own: a migration may end its transaction before its end.
+            # On a separate connection: a migration may end its transaction early.
             async with engine.connect() as connection:
                 lock = await connection.execution_options(isolation_level="AUTOCOMMIT")
                 await _wait_for_lock(lock, say)
@@ -76,8 +76,8 @@ async def _migrate(settings: DatabaseSettings, say: Callable[[str], None]) -> No
 
 
 async def _wait_for_lock(connection: AsyncConnection, say: Callable[[str], None]) -> None:
-    """Take the lock. Tries again and again: a statement that waits for it would be a transaction
-    for which CREATE INDEX CONCURRENTLY of the other one waits."""
+    """Take the lock by polling: a statement that waits for it would be an open transaction, for
+    which CREATE INDEX CONCURRENTLY of the other migration would wait."""
     clock = asyncio.get_running_loop().time
     deadline, is_told = clock() + WAIT_SECONDS, False
     while not await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY}):
@@ -119,7 +119,7 @@ def _upgrade(connection: Connection, say: Callable[[str], None]) -> None:
 async def engine_of(
     settings: DatabaseSettings, say: Callable[[str], None] = print
 ) -> AsyncIterator[AsyncEngine]:
-    """An engine for migrations: no limit on a statement, but on how long it waits for a lock."""
+    """Yield an engine for migrations: without a statement timeout, but with a lock timeout."""
 
     async def connect() -> asyncpg.Connection:
         attempt = 1

@@ -1,4 +1,4 @@
-"""The schema that this version needs: its migrations, and where a database is among them."""
+"""The schema that this version needs: its migrations, and the revision of a database."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ UNDEFINED_TABLE = "42P01"
 
 
 def config() -> Config:
-    """The configuration of Alembic: no alembic.ini, since the package carries its migrations."""
+    """Return Alembic's configuration, instead of an alembic.ini: the package has its migrations."""
     found = Config()
     for name, value in {
         "script_location": str(Path(__file__).with_name("alembic")),
@@ -37,14 +37,14 @@ class Schema:
 
     def __init__(self) -> None:
         self.script = ScriptDirectory.from_config(config())
-        # None without migrations; several heads are refused by whatever migrates.
+        # Empty without migrations; `known_revisions` refuses several heads.
         self.heads = self.script.get_heads()
 
     def fault_of(self, found: set[str]) -> str | None:
-        """A line when a database with these revisions is too old for this version.
+        """Return a line if a database at these revisions is too old for this version.
 
-        What this version does not know is newer: the next one has migrated before it started, and
-        this one goes on. A rollback relies on that.
+        Unknown revisions are newer: the next version migrates before it starts, while this one
+        still runs. A rollback relies on that.
         """
         known = {script.revision for script in self.script.walk_revisions()}
         if not self.heads or not found <= known or set(self.heads) <= found:
@@ -56,7 +56,7 @@ class Schema:
         )
 
     async def fault(self, database: Database) -> str | None:
-        """The same of a database. Takes no lock. Raises `DatabaseUnavailable`."""
+        """Return the same for a database, without a lock. Raises `DatabaseUnavailable`."""
         try:
             async with database.session() as session:
                 rows = await session.scalars(text("SELECT version_num FROM alembic_version"))
@@ -68,7 +68,7 @@ class Schema:
 
 
 def known_revisions() -> set[str]:
-    """The migrations of this version. Raises `CommandError` when two of them come last."""
+    """Return the revisions of this version. Raises `CommandError` if there are two heads."""
     script = ScriptDirectory.from_config(config())
     if len(heads := script.get_heads()) > 1:
         raise CommandError(f"{' and '.join(heads)} are both the last: let one follow the other")
@@ -76,5 +76,5 @@ def known_revisions() -> set[str]:
 
 
 def next_revision() -> str:
-    """The number of the next migration."""
+    """Return the number of the next migration."""
     return f"{len(known_revisions()) + 1:04}"

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 async def session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
-    """A session: committed before the response leaves, rolled back on every error and deadline.
+    """Yield a session: committed before the response is sent, rolled back on errors and deadlines.
 
-    It takes a connection with its first statement. Use it by `DatabaseSession`: without
+    It takes a connection at its first statement. Use it through `DatabaseSession`: without
     `scope="function"` FastAPI would commit after the client has its response.
     """
     database: Database = connection.state.database

@@ -9,13 +9,13 @@ from pydantic import field_validator as validator
 from ..process import connections
 from ..settings import Environment, ServingSettings
 
-# With one host, several, or none: then it is in the query, as a socket is.
+# One host or several, or none if the query has it, as the path of a socket.
 HOST = r"(?:[\w.%-]+|\[[0-9a-fA-F:.]+\])?(?::[0-9]{1,5})?"
 ADDRESS = re.compile(
     r"postgres(?:ql)?(?:\+\w+)?://(?:[^\s@/?#\[\]]*@)?"
     rf"({HOST}(?:,{HOST})*)/[^\s/?#]+(?:\?[^\s#]*)?"
 )
-# Left to a migration (its own connection, and that of its lock) and to a person with psql.
+# Reserved for a migration (its own connection, and that of its lock) and for psql.
 RESERVED = 4
 
 
@@ -33,16 +33,16 @@ def usable(url: SecretStr) -> SecretStr:
 class DatabaseSettings(ServingSettings):
     """Settings of the serving layer and of the database."""
 
-    # Required; by keyword, so that a type checker lets a subclass be made without arguments.
+    # Required; `default=` by keyword, so that type checkers accept a call without arguments.
     database_url: Annotated[SecretStr, AfterValidator(usable)] = Field(default=...)
-    # Connections of the server that this service may use; several hosts share them.
+    # Server connections that this service may use; several hosts share them.
     database_connections: int = Field(default=connections.AVAILABLE, ge=5)
-    # Connections of a process; None: its share of those.
+    # Pool size of a process; None: its share of those.
     database_pool_size: int | None = Field(default=None, ge=1, validate_default=True)
 
     @property
     def pool_size(self) -> int:
-        """Connections of this process."""
+        """The pool size of this process."""
         return self.database_pool_size or share(self.database_connections)
 
     @property
@@ -66,20 +66,20 @@ class DatabaseSettings(ServingSettings):
 
     @field_serializer("database_pool_size", when_used="json")
     def with_the_sum(self, _: int | None) -> str:
-        """What the check of the configuration prints: the pool, and what all pools add up to."""
+        """Return what the configuration check prints: the pool, and the sum of all pools."""
         return f"{self.pool_size} # {sum_of(self.pool_size)} of {self.database_connections}"
 
 
 def share(available: int) -> int:
-    """The pool of a process, so that all of them stay within `available` connections."""
+    """Return the pool size with which all processes stay within `available` connections."""
     return max(1, (available - RESERVED) // connections.processes())
 
 
 def total(pool: int) -> int:
-    """Connections in use when each process has used up its pool."""
+    """Return the connections in use when every pool is exhausted."""
     return pool * connections.processes() + RESERVED
 
 
 def sum_of(pool: int) -> str:
-    """That, as a sum."""
+    """Return that total as a formula."""
     return f"{pool} x {connections.described()} + {RESERVED} in reserve = {total(pool)}"

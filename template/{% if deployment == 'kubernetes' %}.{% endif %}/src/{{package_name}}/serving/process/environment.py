@@ -1,4 +1,4 @@
-"""What a pod needs of its environment, beside the settings."""
+"""Environment variables in a pod, in addition to the settings."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from . import proxies
 
 
 def variables() -> dict[str, str]:
-    """What the server reads by itself, with its defaults."""
+    """Return the variables that the server reads itself, with its defaults."""
     return {
         "WEB_CONCURRENCY": os.environ.get("WEB_CONCURRENCY", "1"),
         proxies.VARIABLE: proxies.trusted(),
@@ -16,7 +16,7 @@ def variables() -> dict[str, str]:
 
 
 def faults(settings: ServingSettings) -> Iterator[str]:
-    """A line for each variable that doesn't fit."""
+    """Yield a line for each invalid variable."""
     for name in ("WEB_CONCURRENCY", "UVICORN_WORKERS"):
         if os.environ.get(name, "1") != "1":
             yield f"{name}: 1, a pod has one process: ask for more pods instead"

@@ -1,4 +1,4 @@
-"""What a pod's one process shares with no other: metrics and standard output."""
+"""Metrics and standard output of a pod's only process."""
 
 from contextlib import nullcontext
 

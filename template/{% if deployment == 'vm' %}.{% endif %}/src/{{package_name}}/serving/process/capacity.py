@@ -1,4 +1,4 @@
-"""How many workers this process may feed: the CPUs and the memory it is allowed to use.
+"""The number of workers, from the CPUs and the memory that this process may use.
 
 `os.cpu_count()` counts the machine's CPUs: in a container with one of 64, gunicorn would start 64.
 """
@@ -8,16 +8,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# A worker with the whole stack holds 50 to 70 MiB; the rest is for requests.
+# A worker uses 50 to 70 MiB; the rest is for requests.
 WORKER_MEMORY_BYTES = 96 * 2**20
-# Left to the master, the kernel's buffers and peaks.
+# The rest is for the master, kernel buffers and peaks.
 USABLE_MEMORY = 0.8
 
 
 def worker_count(root: Path = Path("/")) -> int:
-    """One worker per usable CPU, fewer where the memory limit says so, at least one.
+    """Return one worker per usable CPU, fewer if memory is limited, at least one.
 
-    `WEB_CONCURRENCY` overrides it; exits with a line when that is not a positive number.
+    `WEB_CONCURRENCY` overrides it. Exits with a line if that is not a positive number.
     """
     if chosen := os.environ.get("WEB_CONCURRENCY"):
         if not chosen.isdecimal() or int(chosen) < 1:
@@ -29,12 +29,12 @@ def worker_count(root: Path = Path("/")) -> int:
 
 
 def _scheduled_cpus() -> int:
-    """The CPUs that the scheduler gives this process; off Linux, which knows no such limit, all."""
+    """Return the CPUs that the scheduler may use for this process; outside Linux, all CPUs."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
-    """The CPUs that each control group around this process may use, where it has a limit."""
+    """Yield the CPU limit of each control group of this process that has one."""
     for group in _groups(root, ""):
         match _text(group / "cpu.max").split():
             case [quota, period] if quota != "max":
@@ -46,9 +46,9 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 
 
 def _memory_limits(root: Path) -> Iterator[int]:
-    """The machine's bytes, and those that each control group around this process may hold."""
+    """Yield the machine's memory, and the limit of each control group of this process, in bytes."""
     yield os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    # Above memory.high, systemd's MemoryHigh, the kernel slows a process down.
+    # Above memory.high, systemd's MemoryHigh, the kernel throttles a process.
     files = (("", "memory.max"), ("", "memory.high"), ("memory", "memory.limit_in_bytes"))
     for controller, file in files:
         for group in _groups(root, controller):
@@ -58,10 +58,10 @@ def _memory_limits(root: Path) -> Iterator[int]:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The control group of this process and those around it: version 2 for no controller, else 1.
+    """Yield this process's control group and its parents: version 2 without a controller, else 1.
 
-    In a container the path may be the host's, while the mount shows the container's own group at
-    its root: what is missing on the way up is passed over.
+    In a container the path may be that of the host, while the mount has the container's own group
+    at its root: directories that do not exist have no limit.
     """
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)

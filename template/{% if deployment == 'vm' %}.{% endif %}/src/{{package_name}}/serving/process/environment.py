@@ -1,4 +1,4 @@
-"""What the service's environment must be on a host, beside the settings."""
+"""Environment variables on a host, in addition to the settings."""
 
 import os
 import re
@@ -8,12 +8,12 @@ from ..settings import Environment, ServingSettings
 from . import proxies
 from .capacity import worker_count
 
-# What gunicorn would take from GUNICORN_CMD_ARGS though it follows from the budget.
+# Options in GUNICORN_CMD_ARGS that would override a timeout of the budget.
 BUDGETED = re.compile(r"(?<!\S)(?:--(?:graceful-)?timeout|--keep-alive|-t)(?![\w-])")
 
 
 def variables() -> dict[str, str]:
-    """What the server reads by itself, with what it makes of nothing."""
+    """Return the variables that the server reads itself, with its defaults."""
     bind = os.environ.get("BIND", "127.0.0.1:8000")
     return {
         "WEB_CONCURRENCY": os.environ.get("WEB_CONCURRENCY") or str(worker_count()),
@@ -23,7 +23,7 @@ def variables() -> dict[str, str]:
 
 
 def faults(settings: ServingSettings) -> Iterator[str]:
-    """A line for each variable that doesn't fit."""
+    """Yield a line for each invalid variable."""
     try:
         worker_count()
     except SystemExit as refusal:
@@ -32,10 +32,10 @@ def faults(settings: ServingSettings) -> Iterator[str]:
         yield f"GUNICORN_CMD_ARGS: without {option[0]}, which follows from the request's timeout"
     yield from proxies.misread()
     if settings.environment is Environment.PRODUCTION:
-        everybody = proxies.trusted() == proxies.EVERY_PEER
-        if _on_unix_socket() and not everybody:
+        trusts_all = proxies.trusted() == proxies.EVERY_PEER
+        if _on_unix_socket() and not trusts_all:
             yield f"{proxies.VARIABLE}: * on a unix socket, where nginx has no address to name"
-        if everybody and not _on_unix_socket():
+        if trusts_all and not _on_unix_socket():
             yield f"{proxies.VARIABLE}: the address of nginx; with * any client can forge its own"
 
 
@@ -44,5 +44,5 @@ def _on_unix_socket() -> bool:
 
 
 def _under_systemd() -> bool:
-    """Then the socket is that of the socket unit, whatever BIND says."""
+    """Tell whether systemd has started this: then the socket unit applies, not BIND."""
     return "INVOCATION_ID" in os.environ

@@ -1,7 +1,7 @@
-"""What the application has opened on import, before the workers are forked.
+"""Check what the application has opened on import, before the workers are forked.
 
-They would share its connections, and read each other's answers. Its threads run in none of them,
-and its processes end with the first worker that ends.
+Workers would share its connections, and read each other's responses. Its threads run in none, and
+its processes end with the first worker that ends.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from pathlib import Path
 from ..settings import STARTUP_FAILURE
 from .slots import SLOTS
 
-# A datagram is whole whichever process sends it: syslog, statsd.
+# Processes can share datagram sockets (syslog, statsd): each message is sent whole.
 STREAMS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
 # jemalloc starts its threads again in a new process.
 FORK_SAFE = ("jemalloc_bg_thd",)
@@ -51,7 +51,7 @@ def check(allowed: Sequence[str] = ()) -> None:
 
 
 def is_allowed(name: str, allowed: Sequence[str]) -> bool:
-    """Tell whether a name is one of the patterns."""
+    """Tell whether a name matches one of the patterns."""
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in allowed)
 
 
@@ -78,7 +78,7 @@ def sockets(files: Iterable[int]) -> dict[int, int]:
 
 
 def address(peer: object) -> str:
-    """Return what names the other end of a connection."""
+    """Return the address of a peer as text."""
     match peer:
         case (str(host), int(port), *rest):
             return f"[{host}]:{port}" if rest else f"{host}:{port}"
@@ -86,14 +86,14 @@ def address(peer: object) -> str:
             return path
         case bytes(name) if name:
             return name.decode(errors="backslashreplace").replace("\0", "@")
-    return "within this process"  # both ends are: an event loop has such a pair
+    return "within this process"  # a socket pair, as an event loop has one
 
 
 def threads() -> Iterator[str]:
-    """Yield the name of each thread beside the main one.
+    """Yield the name of each thread except the main one.
 
-    Of those that no Python code has started, only those with a name of their own: the threads that
-    numpy's libraries start have none, and outlast a fork.
+    Threads that native code has started only if they have a name: the threads of numpy's libraries
+    have none, and are safe to fork.
     """
     known = threading.enumerate()
     yield from (thread.name for thread in known if thread is not threading.main_thread())
@@ -106,7 +106,7 @@ def threads() -> Iterator[str]:
 
 
 def name_of(task: Path) -> str:
-    """Return what the kernel calls a thread; nothing when it has ended."""
+    """Return the kernel's name of a thread, or an empty string if it has ended."""
     with suppress(OSError):
         return (task / "comm").read_text().rstrip()
     return ""

@@ -1,4 +1,4 @@
-"""What the workers share: files of metrics, which each sums up, and standard output."""
+"""What the workers share: metric files, which each worker can sum, and standard output."""
 
 import fcntl
 import os
@@ -13,10 +13,10 @@ from prometheus_client.registry import Collector
 
 from .slots import SLOTS, VARIABLE
 
-# Each worker listens on the port of the metrics, the kernel picks one.
+# Each worker listens on the metrics port; the kernel picks one for each scrape.
 SEVERAL_PROCESSES = True
 
-# prometheus_client has these for one process only: hence no registry.
+# Not registered: prometheus_client registers its own of these, for one process.
 CPU = Counter(
     "process_cpu_seconds_total",
     "CPU time of the workers, also of those that have ended",
@@ -39,7 +39,7 @@ _counted = 0.0
 
 
 class Workers(Collector):
-    """What all workers have counted, read for each scrape."""
+    """The metrics of all workers, read for each scrape."""
 
     def collect(self) -> Iterable[Metric]:
         """Read the files."""
@@ -52,7 +52,7 @@ def registry() -> Collector:
 
 
 def sample_process() -> None:
-    """Sample what this worker has used since the last time, and what it holds."""
+    """Sample CPU time, memory and open files of this worker."""
     global _counted
     if sys.platform != "linux":
         return
@@ -65,14 +65,14 @@ def sample_process() -> None:
 
 
 class OutputLock(AbstractContextManager[None]):
-    """Keeps the lines of several workers apart: a pipe takes only 4 KiB at once.
+    """Keeps lines of different workers apart: writes to a pipe are atomic only up to 4 KiB.
 
-    A record lock belongs to a process, and ends with it even when it is killed.
+    A record lock belongs to a process, and is released when it ends, even by SIGKILL.
     """
 
     def __init__(self) -> None:
         if sys.platform == "linux":
-            self._file = os.memfd_create("output-lock")  # no disk may be writable
+            self._file = os.memfd_create("output-lock")  # works without a writable disk
         else:
             self._file, path = tempfile.mkstemp()
             os.unlink(path)
@@ -84,5 +84,5 @@ class OutputLock(AbstractContextManager[None]):
         fcntl.lockf(self._file, fcntl.LOCK_UN)
 
 
-# Made before the fork: no other worker writes to standard output within it.
+# Created before the fork: all workers share it.
 OUTPUT_LOCK = OutputLock()

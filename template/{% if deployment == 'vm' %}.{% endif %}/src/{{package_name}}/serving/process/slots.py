@@ -1,8 +1,8 @@
-"""The numbers of metrics: in files of PROMETHEUS_MULTIPROC_DIR, by slot; without it in memory.
+"""Metric values in files of PROMETHEUS_MULTIPROC_DIR, by slot; without it in memory.
 
-A process that counts takes the lowest free slot and goes on in its files. So a worker that is
-replaced leaves no file behind, and what it has counted stays. prometheus_client by itself names
-files by process, and keeps them all.
+Each process takes the lowest free slot and continues the files of that slot. So a replaced worker
+leaves no files behind, and its counts are kept. prometheus_client by itself names files by process
+ID, and keeps them all.
 """
 
 import atexit
@@ -23,18 +23,18 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# Of a new file. One that is full is doubled.
+# Size of a new file. A full one is doubled.
 FILE_BYTES = 2**16
 FILE = re.compile(r"([a-z]+(?:_[a-z]+)?)_slot-(\d+)\.db")
-# Byte 0 is locked while slots are given away, byte 1 while a process has slot 0, and so on. A
-# record lock belongs to a process, and ends with it even when it is killed.
+# Byte 0 is locked while slots are assigned, byte 1 while a process has slot 0, and so on. A record
+# lock belongs to a process, and is released when it ends, even by SIGKILL.
 LOCKS = "slots"
 
 logger = logging.getLogger(__name__)
 
 
 class NumberFile(MmapedDict):
-    """A file of numbers that has its blocks: a write that finds no room for one is SIGBUS."""
+    """A file of values with allocated blocks: writing to a page without one may raise SIGBUS."""
 
     def __init__(self, path: str) -> None:
         if not os.path.exists(path):
@@ -59,7 +59,7 @@ class NumberFile(MmapedDict):
 
 
 def allocate(file: int, size: int) -> None:
-    """Give a file `size` bytes. Raises `OSError` when there is no room."""
+    """Allocate `size` bytes for a file. Raises `OSError` if the disk is full."""
     if sys.platform == "linux":
         os.posix_fallocate(file, 0, size)
     else:
@@ -84,10 +84,10 @@ class Slots:
         os.register_at_fork(after_in_child=self._forget)
 
     def open(self, *, remove: bool) -> None:
-        """Take a slot for the life of this process, and remove what dead ones have left.
+        """Take a slot for the life of this process, and remove the files of dead processes.
 
-        When this process ends, no file is left; with `remove` no directory either. Another process
-        that has a slot keeps its files. Exits with a line when there is no such directory.
+        When this process ends, its files are removed, with `remove` the directory too, unless
+        another process has a slot. Exits with a line if the directory does not exist.
         """
         if self._opened_by:
             return
@@ -105,7 +105,7 @@ class Slots:
         atexit.register(self.close)
 
     def take(self) -> None:
-        """Take a slot; every value goes on in its files."""
+        """Take a slot, and continue every value in its files."""
         self._take()
         for value in self.values:
             value.attach()
@@ -120,7 +120,7 @@ class Slots:
         return self._files.get(kind)
 
     def give_up(self, kind: str, error: OSError) -> None:
-        """Leave a file as it is, without the metrics that it has no room for."""
+        """Stop writing to a file that has no room for more metrics."""
         if None not in self._files.values():
             self.error = error
         self._files[kind] = None
@@ -132,7 +132,7 @@ class Slots:
             logger.error("Metrics are missing until this process ends: %s", error)
 
     def read(self) -> Iterable[Metric]:
-        """Return what all processes have counted, and the live gauges of those that live."""
+        """Return the metrics of all processes; live gauges only of live processes."""
         with suppress(OSError), self._alone():
             for path, slot in self._found("gauge_live"):
                 if self._is_free(slot):
@@ -171,7 +171,7 @@ class Slots:
         return False
 
     def close(self) -> None:
-        """Remove what the process that called `open` leaves behind; in a worker do nothing."""
+        """Remove the files, in the process that called `open`; in a worker do nothing."""
         if self._opened_by != os.getpid():
             return
         with self.lock:
@@ -184,7 +184,7 @@ class Slots:
                 os.rmdir(os.environ[VARIABLE])
 
     def _forget(self) -> None:
-        """In a new process: it has the files of another."""
+        """Close the parent's files, in a process that was forked."""
         self.lock = threading.Lock()
         for file in filter(None, self._files.values()):
             file.close()  # type: ignore[no-untyped-call]
@@ -201,7 +201,7 @@ class Slots:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let no other process take or free a slot meanwhile."""
+        """Lock the slots: no other process takes or releases one."""
         self._lock(0, wait=True)
         try:
             yield
@@ -215,7 +215,7 @@ class Slots:
         return True
 
     def _lock(self, start: int, length: int = 1, *, wait: bool = False) -> bool:
-        """Lock bytes, all that follow with length 0; False when another process has one of them."""
+        """Lock bytes (length 0: all that follow); False if another process has locked one."""
         if self._locks is None:
             return False
         try:
@@ -230,7 +230,7 @@ class Slots:
 
 
 class SharedValue:
-    """A number of a metric, as prometheus_client wants it, in a file of this process' slot."""
+    """A metric value for prometheus_client, in a file of this process's slot."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ class SharedValue:
                 self.attach()
 
     def attach(self) -> None:
-        """Go on with what the file of this process says."""
+        """Continue with the value in this process's file."""
         self._file = SLOTS.file(self._kind)
         if self._file is not None:
             try:
@@ -263,14 +263,14 @@ class SharedValue:
                 self._file = None
 
     def inc(self, amount: float) -> None:
-        """Add to the number."""
+        """Add to the value."""
         with SLOTS.lock:
             self._write(amount, 0.0, add=True)
         if SLOTS.error:
             SLOTS.report()
 
     def set(self, value: float, timestamp: float | None = None) -> None:
-        """Replace the number."""
+        """Replace the value."""
         with SLOTS.lock:
             self._write(value, timestamp or 0.0)
         if SLOTS.error:
@@ -285,16 +285,16 @@ class SharedValue:
             self._file.write_value(self._key, self._value, timestamp)  # type: ignore[no-untyped-call]
 
     def get(self) -> float:
-        """Return the number, with what this slot had before this process."""
+        """Return the value, including the counts of earlier processes in this slot."""
         return self._value
 
     def set_exemplar(self, exemplar: object) -> None:
-        """Do nothing: the files have no place for it."""
+        """Do nothing: the files cannot store it."""
 
     def get_exemplar(self) -> None:
         """Return None."""
 
 
 SLOTS = Slots()
-# Before a metric is made, here or in the service.
+# Before any metric is created, here or in the service.
 values.ValueClass = SharedValue

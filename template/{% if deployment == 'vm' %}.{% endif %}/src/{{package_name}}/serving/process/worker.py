@@ -21,14 +21,14 @@ from uvicorn.protocols.websockets import auto as _websockets  # noqa: F401
 from ..lifecycle.drain import DRAIN_SECONDS
 from ..observability import logs
 
-# Left to the lifespan's clean-up before gunicorn kills the worker.
+# Reserved for the lifespan's clean-up, before gunicorn kills the worker.
 CLEANUP_SECONDS = 5
-# How often the worker tells the master that its event loop runs, and looks for the master.
+# How often the worker reports to the master, and checks that the master is alive.
 HEARTBEAT_SECONDS = 1
 # Of gunicorn's TLS settings, those that uvicorn has under the same name.
 TLS = ("keyfile", "certfile", "cert_reqs", "ca_certs", "ciphers")
 
-# Made before the fork: all workers share it.
+# Created before the fork: all workers share it.
 _first_to_fail = multiprocessing.get_context("fork").Semaphore(1)
 
 
@@ -36,18 +36,18 @@ class ServingLogger(Logger):
     """gunicorn's own lines are written by the root logger, like all others."""
 
     def setup(self, cfg: Configuration) -> None:
-        """Also on a reload, which sets gunicorn's handlers up again."""
+        """Runs also on a reload, which sets up gunicorn's handlers again."""
         super().setup(cfg)  # type: ignore[no-untyped-call]
         logs.take_over("gunicorn.error")
 
 
 class ServingWorker(Worker):
-    """Finishes its requests within gunicorn's `graceful_timeout`, then runs the lifespan's end."""
+    """Finishes its requests within gunicorn's `graceful_timeout`, then ends the lifespan."""
 
     server: Server
 
     def init_signals(self) -> None:
-        """Leave SIGTERM and SIGINT to uvicorn; gunicorn's are SIGQUIT and SIGUSR1."""
+        """Leave SIGTERM and SIGINT to uvicorn; of gunicorn's handlers SIGQUIT and SIGUSR1 stay."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGQUIT, self.handle_quit)
@@ -61,7 +61,7 @@ class ServingWorker(Worker):
     def run(self) -> None:
         """Serve until told to stop; a failed start stops the master as well.
 
-        gunicorn halts on one worker that can't boot, but on the second it ends in a traceback.
+        gunicorn halts when one worker fails to boot, but a second one causes a traceback.
         """
         self.server = Server(self._config())
         try:
@@ -91,7 +91,7 @@ class ServingWorker(Worker):
             tls["ssl_context_factory"] = lambda _, default: self.cfg.ssl_context(self.cfg, default)
         return Config(
             self.wsgi,
-            loop="uvloop",  # "auto" falls back to asyncio and h11 in silence
+            loop="uvloop",  # "auto" falls back to asyncio and h11 silently
             http="httptools",
             log_config=None,
             server_header=False,
@@ -113,5 +113,5 @@ class ServingWorker(Worker):
 
     async def _beat(self) -> None:
         self.notify()  # type: ignore[no-untyped-call]
-        if os.getppid() != self.ppid:  # no master replaces or stops it any more
+        if os.getppid() != self.ppid:  # the master is gone
             self.server.should_exit = True

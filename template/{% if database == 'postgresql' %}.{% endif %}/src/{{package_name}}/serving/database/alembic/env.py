@@ -1,4 +1,4 @@
-"""What Alembic runs for each command: it knows no package, so the code is in ../environment.py."""
+"""Alembic runs this for each command, but not as part of the package: see ../environment.py."""
 
 from alembic import context
 
