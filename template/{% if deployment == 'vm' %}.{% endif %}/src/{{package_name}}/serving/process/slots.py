@@ -14,13 +14,14 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from prometheus_client import Metric, values
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
-from prometheus_client.multiprocess import MultiProcessCollector
+
+from .merge import merge
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # Size of a new file. A full one is doubled.
@@ -131,15 +132,13 @@ class Slots:
         if error:
             logger.error("Metrics are missing until this process ends: %s", error)
 
-    def read(self) -> Iterable[Metric]:
+    def read(self) -> Iterator[Metric]:
         """Return the metrics of all processes; live gauges only of live processes."""
         with suppress(OSError), self._alone():
             for path, slot in self._found("gauge_live"):
                 if self._is_free(slot):
                     os.remove(path)
-        files = [path for path, _ in self._found()]
-        metrics: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
-        return metrics
+        return merge(path for path, _ in self._found())
 
     def _take(self) -> None:
         self.taken = True
