@@ -533,12 +533,9 @@ def test_the_role_of_the_bootstrap_deploys_takes_back_and_does_no_more(
 # ── A cluster of this machine ─────────────────────────────────────────────────────────────────
 
 
-def test_make_local_serves_and_make_local_down_leaves_nothing(
-    checkout: Callable[..., Service], tmp_path: Path
-) -> None:
-    service = checkout()
-    before = service.namespaces()
-    programs = tmp_path / "bin"
+def on_this_machine(service: Service, directory: Path) -> tuple[Path, dict[str, str]]:
+    """A kubeconfig of the cluster as a kind cluster, and variables with Docker and kind for it."""
+    programs = directory / "bin"
     programs.mkdir()
     stand_ins = {
         "docker": DOCKER.format(options=" ".join(images.BUILD)),
@@ -549,18 +546,27 @@ def test_make_local_serves_and_make_local_down_leaves_nothing(
         (programs / name).chmod(0o755)
     config = yaml.safe_load(Path(service.cluster.directory, "admin.conf").read_text())
     config["contexts"][0]["name"] = config["current-context"] = "kind-here"
-    local = tmp_path / "kubeconfig"
-    local.write_text(yaml.safe_dump(config))
+    kubeconfig = directory / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
     path = [str(programs), service.variables()["PATH"], str(Path(UV).parent)]
     env = {"PATH": os.pathsep.join(path), "PORT": "18080", "UV_OFFLINE": "1"}
+    return kubeconfig, env
+
+
+def test_make_local_serves_and_make_local_down_leaves_nothing(
+    checkout: Callable[..., Service], tmp_path: Path
+) -> None:
+    service = checkout()
+    before = service.namespaces()
+    kubeconfig, env = on_this_machine(service, tmp_path)
     (service.project.path / "uv.lock").unlink()
 
-    status, said = service.run("make", "local", kubeconfig=local, env=env)
+    status, said = service.run("make", "local", kubeconfig=kubeconfig, env=env)
     assert status == 0, said
     *_, address, logs = said.splitlines()
     ready = ("curl", "--silent", "--fail", address.replace("/docs", "/health/ready"))
     answered, _ = service.run(*ready)
-    down, _ = service.run("make", "local-down", kubeconfig=local, env=env)
+    down, _ = service.run("make", "local-down", kubeconfig=kubeconfig, env=env)
     gone, _ = service.run(*ready)
 
     assert address == "http://127.0.0.1:18080/docs"

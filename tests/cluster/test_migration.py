@@ -15,7 +15,7 @@ from ..harness import expand, images, kubernetes
 from ..harness.load import Load, Tally
 from ..harness.project import Project
 from ..kubernetes.test_manifests import kustomize
-from .test_deploy import Service, deployer, published
+from .test_deploy import Service, deployer, on_this_machine, published
 
 POSTGRESQL = "docker.io/library/postgres:18"
 ENVIRONMENT = "deploy/kubernetes/overlays/staging/environment/kustomization.yaml"
@@ -34,6 +34,7 @@ def cluster() -> Iterator[Any]:
     images.ensure([POSTGRESQL])
     with kubernetes.run() as cluster:
         cluster.push(POSTGRESQL)
+        cluster.serve_names()
         yield cluster
 
 
@@ -72,10 +73,8 @@ def start_database(service: Service) -> None:
     service.kubectl("apply", "--filename=-", given=yaml.safe_dump_all(objects))
     service.kubectl("rollout", "status", "statefulset/postgresql", "--timeout=180s")
     sql(service, expand.ROLE)
-    described = service.cluster.get("service", "postgresql", f"--namespace={service.namespace}")
-    host = described["spec"]["clusterIP"]  # this cluster has no DNS
     for name, role in ((service.slug, "service"), (f"{service.slug}-migration", "postgres")):
-        address = f"--from-literal=DATABASE_URL=postgresql://{role}@{host}/postgres"
+        address = f"--from-literal=DATABASE_URL=postgresql://{role}@postgresql/postgres"
         service.kubectl("create", "secret", "generic", name, address)
 
 
@@ -134,3 +133,17 @@ def test_rolling_update_with_a_migration_loses_no_request_and_no_committed_row(
     first, second = expand.counts(sql(service, expand.COUNT))
     assert first + second == tally.posted
     assert min(first, second) > 0
+
+
+def test_make_local_serves_from_a_database_of_its_own(service: Service, tmp_path: Path) -> None:
+    kubeconfig, env = on_this_machine(service, tmp_path)
+
+    status, said = service.run("make", "local", kubeconfig=kubeconfig, env=env)
+    notes = ("curl", "--silent", "--fail", f"http://127.0.0.1:{env['PORT']}/notes")
+    answered, listed = service.run(*notes)
+    down, _ = service.run("make", "local-down", kubeconfig=kubeconfig, env=env)
+
+    assert status == 0, said
+    assert (answered, listed) == (0, "[]")
+    assert down == 0
+    assert f"{service.slug}-local" not in service.namespaces()

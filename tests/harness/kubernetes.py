@@ -185,18 +185,32 @@ class Kubernetes:
                 return file
         raise LookupError(f"no network namespace has {address}")
 
+    def serve_names(self) -> None:
+        """Start the DNS of the cluster."""
+        self._push_program(self.programs / "coredns", "coredns:1")
+        config = f"--from-file=kubeconfig={self.directory}/admin.conf"
+        self.kubectl("--namespace=kube-system", "create", "secret", "generic", "coredns", config)
+        self.kubectl("apply", "--filename=-", given=(PARTS / "dns.yaml").read_text())
+        rollout = ("rollout", "status", "--timeout=120s", "deployment/coredns")
+        self.kubectl("--namespace=kube-system", *rollout)
+
     def _push_pause(self) -> None:
         """Bring the image that holds a pod's namespaces."""
         catatonit = shutil.which("catatonit")
         assert catatonit
+        self._push_program(Path(catatonit), PAUSE.partition("/")[2], "-P")
+
+    def _push_program(self, program: Path, name: str, *options: str) -> None:
+        """Bring an image that consists of a program to the registry."""
+        image = f"registry.example.com/{name}"
         with tempfile.NamedTemporaryFile(suffix=".tar") as file:
             with tarfile.open(file.name, "w") as tar:
-                tar.add(catatonit, "pause")
-            start = "--change=ENTRYPOINT [" + '"/pause", "-P"' + "]"
-            command = [*PODMAN, "import", "--quiet", start, file.name, PAUSE]
+                tar.add(program, "program")
+            start = f"--change=ENTRYPOINT {json.dumps(['/program', *options])}"
+            command = [*PODMAN, "import", "--quiet", start, file.name, image]
             subprocess.run(command, check=True, capture_output=True)
-        self.push(PAUSE)
-        subprocess.run([*PODMAN, "image", "rm", PAUSE], check=True, capture_output=True)
+        self.push(image)
+        subprocess.run([*PODMAN, "image", "rm", image], check=True, capture_output=True)
 
     def _wait(
         self, condition: Callable[[], object], seconds: float, explain: Callable[[], str]
