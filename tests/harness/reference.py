@@ -23,10 +23,12 @@ WRITTEN = "<!-- Written by `python -m tests.harness.reference`: don't edit it. -
 SERVICE = {"project_name": "Orders API", "traces": True}
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+DATABASE = {**SERVICE, "deployment": "vm", "database": "postgresql"}
+WITH_DATABASE = "`database=postgresql`"
 SCHEMA = """
 import json
-from {package}.serving import ServingSettings
-print(json.dumps(ServingSettings.model_json_schema(mode="validation")["properties"]))
+from {package}.{module} import {name}
+print(json.dumps({name}.model_json_schema(mode="validation")["properties"]))
 """
 BROKEN = """
 import logging
@@ -75,11 +77,15 @@ def pages(directory: Path) -> dict[str, str]:
         render(template, directory / target, {**SERVICE, "deployment": target})
         services[target] = Project(directory / target)
         services[target].uv("sync", "--quiet")
+    render(template, directory / "database", DATABASE)
+    with_database = Project(directory / "database")
+    with_database.uv("sync", "--quiet")
     seen = {target: observed(service) for target, service in services.items()}
+    scrapes = {target: metrics for target, (metrics, _) in seen.items()}
     return {
         "questions.md": questions_page(),
-        "settings.md": settings_page(services),
-        "metrics.md": metrics_page({target: metrics for target, (metrics, _) in seen.items()}),
+        "settings.md": settings_page(services, with_database),
+        "metrics.md": metrics_page(scrapes, observed(with_database)[0]),
         "log.md": log_page([line for _, log in seen.values() for line in log]),
         "files.md": files_page(),
     }
@@ -150,30 +156,23 @@ def _complaint(validator: str) -> str:
 # ── Settings ──────────────────────────────────────────────────────────────────────────────────
 
 
-def settings_page(services: dict[str, Project]) -> str:
-    """The variables of the environment: the class's, told as `.env.example` tells them."""
+def settings_page(services: dict[str, Project], with_database: Project) -> str:
+    """Return the variables of the environment, with what `.env.example` says of them."""
     service, *_ = services.values()
-    schema = json.loads(
-        service.run(service.program("python"), "-c", SCHEMA.format(package=service.package)).stdout
-    )
-    example = re.sub(r"^.*?\n\n", "", (service.path / ".env.example").read_text(), flags=re.DOTALL)
-    told: dict[str, str] = {}
-    comment = ""
-    for line in example.splitlines():
-        if found := re.match(r"#?(\w+)=", line):
-            told[found[1].lower()] = comment
-        else:
-            comment = line.removeprefix("# ") if line else ""
-    rows = []
-    for name, field in schema.items():
-        accepts = "; ".join(_accepted(field))
-        rows.append((code(name.upper()), _written(field.get("default")), accepts, told[name]))
+    schema = schema_of(service, "serving", "ServingSettings")
+    of_database = {
+        name: field
+        for name, field in schema_of(with_database, "serving.database", "DatabaseSettings").items()
+        if name not in schema
+    }
     text = (
         "# Settings\n\nVariables of the environment, from `serving/settings.py`. A value that is\n"
         "not accepted stops the start with a line. `python -m PACKAGE.serving` prints\n"
         "those in effect.\n\n"
     )
-    text += table(("variable", "default", "accepts", "what"), rows)
+    text += settings_table(schema, service)
+    text += f"\nWith {WITH_DATABASE}, from `serving/database/settings.py`:\n\n"
+    text += settings_table(of_database, with_database)
     text += "\nThe server reads by itself, with these defaults:\n"
     for target, service in services.items():
         printed = service.run(service.program("python"), "-m", f"{service.package}.serving").stdout
@@ -183,6 +182,36 @@ def settings_page(services: dict[str, Project]) -> str:
         left = [re.sub(r"^(WEB_CONCURRENCY)=\d+$", _workers(target), line) for line in left]
         text += f"\n`{target}`\n\n" + "".join(f"- `{line}`\n" for line in left)
     return text
+
+
+def schema_of(service: Project, module: str, name: str) -> dict[str, dict[str, Any]]:
+    """Return the fields of a class of settings, as JSON Schema has them."""
+    program = SCHEMA.format(package=service.package, module=module, name=name)
+    printed = service.run(service.program("python"), "-c", program).stdout
+    fields: dict[str, dict[str, Any]] = json.loads(printed)
+    return fields
+
+
+def settings_table(schema: dict[str, dict[str, Any]], service: Project) -> str:
+    """Return the table of some settings."""
+    example = re.sub(r"^.*?\n\n", "", (service.path / ".env.example").read_text(), flags=re.DOTALL)
+    told: dict[str, str] = {}
+    comment = ""
+    for line in example.splitlines():
+        if found := re.match(r"#?(\w+)=", line):
+            told[found[1].lower()] = comment
+        else:
+            comment = line.removeprefix("# ") if line else ""
+    rows = [
+        (
+            code(name.upper()),
+            _written(field.get("default")),
+            "; ".join(_accepted(field)),
+            told[name],
+        )
+        for name, field in schema.items()
+    ]
+    return table(("variable", "default", "accepts", "what"), rows)
 
 
 def _workers(target: str) -> str:
@@ -227,7 +256,9 @@ def observed(service: Project) -> tuple[str, list[dict[str, Any]]]:
     settings = {
         "METRICS_PORT": str(port),
         "WEB_CONCURRENCY": "1",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nothing listens there
+        # Nothing listens on these.
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        "DATABASE_URL": f"postgresql://service@127.0.0.1:{free_port()}/service",
     }
     log = service.path / "log"
     with serve(service, log, "broken:app", settings) as server:
@@ -242,14 +273,16 @@ def observed(service: Project) -> tuple[str, list[dict[str, Any]]]:
         return answer.body.decode(), server.events
 
 
-def metrics_page(scrapes: dict[str, str]) -> str:
-    """Return the metrics of each target: name, type, labels and help."""
+def metrics_page(scrapes: dict[str, str], with_database: str) -> str:
+    """Return the metrics of each target and of a database: name, type, labels and help."""
     where: dict[tuple[str, ...], list[str]] = {}
     for target, scrape in scrapes.items():
         for family in families(scrape):
-            where.setdefault(family, []).append(target)
+            where.setdefault(family, []).append(code(target))
+    for family in families(with_database):
+        where.setdefault(family, [WITH_DATABASE])
     rows = [
-        (code(name), kind, ", ".join(map(code, labels.split())), what, " ".join(map(code, targets)))
+        (code(name), kind, ", ".join(map(code, labels.split())), what, " ".join(targets))
         for (name, kind, labels, what), targets in where.items()
     ]
     return (
