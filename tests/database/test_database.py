@@ -281,7 +281,7 @@ def test_a_restart_under_load_costs_at_most_one_request_for_each_connection_in_u
                     continue
                 statuses[server.ask("POST", "/both").status] += 1
 
-        askers = [threading.Thread(target=ask) for _ in range(4)]
+        askers = [threading.Thread(target=ask) for _ in range(POOL)]
         for asker in askers:
             asker.start()
         wait_until(lambda: statuses[200] > 50)

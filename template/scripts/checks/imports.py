@@ -1,7 +1,7 @@
 """Check that no file names a module that the template has moved or no longer installs.
 
-An update keeps edited lines, `worker_class = "uvicorn_worker.UvicornWorker"` in gunicorn.conf.py
-for example, and the service would not start.
+An update keeps edited lines, `from .serving.limits import Limits` for example, and the service would
+not start.
 """
 
 import re
@@ -38,8 +38,12 @@ def faults() -> Iterator[str]:
             for pattern in (IMPORT, TEXT):
                 uses = pattern.format(package=re.escape(serving.parent.name))
                 for module in sorted(set(re.findall(uses, text, re.MULTILINE))):
-                    if not exists(serving, module):
-                        yield f"{name}: serving.{module} {place(serving, module)}"
+                    if exists(serving, module):
+                        continue
+                    if moved := place(serving, module):
+                        yield f"{name}: serving.{module} is serving.{moved} now"
+                    elif name.parts[0] != "deploy":  # a file that a change of the target has left
+                        yield f"{name}: serving.{module} is not there any more"
 
 
 def exists(serving: Path, module: str) -> bool:
@@ -49,11 +53,9 @@ def exists(serving: Path, module: str) -> bool:
 
 
 def place(serving: Path, module: str) -> str:
-    """Where the module of that name is now."""
+    """Where the module of that name is now; empty if there is none, or several."""
     found = [*serving.rglob(f"{module.rpartition('.')[2]}.py")]
-    if len(found) != 1:
-        return "is not there any more"
-    return f"is serving.{'.'.join(found[0].relative_to(serving).with_suffix('').parts)} now"
+    return ".".join(found[0].relative_to(serving).with_suffix("").parts) if len(found) == 1 else ""
 
 
 if __name__ == "__main__":

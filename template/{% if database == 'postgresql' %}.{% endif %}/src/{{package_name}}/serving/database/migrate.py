@@ -23,7 +23,7 @@ LOCK_KEY = 0x6D696772617465
 LOCK_MILLISECONDS = 2000
 LOCK_ATTEMPTS = 10
 LOCK_NOT_AVAILABLE = "55P03"
-# A new pod waits for its network policies, and for the server that starts beside it.
+# The network may let a new process through, or the server be ready, only after some seconds.
 CONNECT_ATTEMPTS = 6
 # Seconds that another deployment's migration may take.
 WAIT_SECONDS = 600
