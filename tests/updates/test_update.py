@@ -402,7 +402,7 @@ def test_an_update_that_switches_the_target_names_the_edited_files_alone(
     assert lost_edits(project) == [file]
 
 
-@every_release
+@pytest.mark.parametrize("version", [version for version in releases() if version < "0.5"])
 def test_edits_of_gunicorn_conf_survive_and_what_they_lack_is_a_line(
     copied: Callable[..., Project], version: str
 ) -> None:
@@ -494,7 +494,7 @@ def test_a_target_that_was_edited_by_hand_is_refused(
 
     gate = project.run(*GATE, check=False)
     assert gate.returncode == 1
-    assert ".copier-answers.yml: deployment was edited by hand: " in gate.stdout
+    assert ".copier-answers.yml: deployment was edited by hand" in gate.stdout
 
 
 @every_release
