@@ -1,7 +1,7 @@
 """Check that no file names a module that the template has moved or no longer installs.
 
-An update keeps edited lines, `from .serving.limits import Limits` for example, and the service would
-not start.
+An update keeps edited lines, `from .serving.limits import Limits` for example, and the service
+would not start.
 """
 
 import re
