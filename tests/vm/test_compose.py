@@ -242,7 +242,10 @@ def test_every_service_that_runs_the_image_has_the_secrets(render: Render, datab
 
     of_image = {name for name, each in compose.services(project).items() if each["image"] == slug}
     assert given.keys() == of_image
-    assert all(each["secrets"] == ["settings"] for each in given.values())
+    for name, each in given.items():
+        secrets = "migration" if name == "migration" else "settings"
+        assert each["secrets"] == [secrets]
+        assert each["environment"] == {"SECRETS_DIR": f"/run/secrets/{secrets}"}
 
 
 def test_secrets_of_the_host_are_settings_of_both_and_shown_nowhere(
