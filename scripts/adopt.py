@@ -7,8 +7,8 @@
     uv run adopt.py raise [NAME…]            before the copy: the newest FastAPI, in the old layout
     uv run adopt.py move [--application FILE] after it: dependencies, files, imports, serving layer
 
-Run it in the service's directory, as docs/adopt.md says. It prints what it did and what remains to
-do. Exit status: 0 for success; 1 if it refuses, with one line, and has written nothing.
+Run it in the service's directory, as docs/how-to/adopt.md says. It prints what it did and what
+remains to do. Exit status: 0 for success; 1 if it refuses, with one line, and has written nothing.
 """
 
 import argparse

@@ -211,7 +211,7 @@ def test_no_connection_is_above_the_pool(start: Start, database: PostgreSQL) -> 
 
 
 def test_synchronous_sessions_do_not_deadlock(start: Start) -> None:
-    """The recipe of docs/database.md, with fewer threads than requests."""
+    """The recipe of docs/how-to/database.md, with fewer threads than requests."""
     with start(THREADS="3") as server:
         answers = at_once(lambda: server.get("/sync"), 30)
 

@@ -281,7 +281,7 @@ def templates(project: Project) -> dict[str, str]:
 def test_a_service_of_any_release_that_takes_a_database_gets_what_a_new_one_has(
     template: Path, tmp_path: Path, target: str, release: str
 ) -> None:
-    """But for the team's own files: docs/database.md says what to write there."""
+    """But for the team's own files: docs/how-to/database.md says what to write there."""
     project = copied(template, tmp_path / "old", release, deployment=target)
     Team(project).append(f"src/{project.package}/settings.py", '    greeting: str = "hello"')
     commit(project.path, "the team's work")

@@ -85,13 +85,13 @@ def test_each_sentence_quotes_its_figures(results: dict[str, Figures]) -> None:
             none,
         ],
         "docs/explanation/shutdown.md": [f"{lost} | {none}"],
-        "docs/kubernetes.md": [f"{lost} requests"],
+        "docs/reference/kubernetes.md": [f"{lost} requests"],
         "docs/explanation/compression.md": [
             f"({nginx['cpu_ms']:.1f} ms per response, in the service {gzip['cpu_ms']:.1f})",
             f"was {nginx['p50_ms']:.0f} ms behind nginx's gzip, {gzip['p50_ms']:.1f} ms with the"
             f" service's gzip and {zstd['p50_ms']:.1f} ms with its zstd",
         ],
-        "docs/vm.md": [
+        "docs/reference/vm.md": [
             f"{four['as rendered']:.0f} MiB",
             f"{four['without gc.freeze']:.0f} MiB, {four['without preload']:.0f} MiB",
             f"{zstd['cpu_ms']:.1f}, {br['cpu_ms']:.1f}, {gzip['cpu_ms']:.1f};"

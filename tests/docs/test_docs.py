@@ -93,7 +93,9 @@ PROGRAMS = {"copier", "docker", "git", "kubectl", "make", "ssh", "uv"}
 """Programs that a machine does not have by default."""
 
 
-@pytest.mark.parametrize("page", ["create.md", *(f"tutorials/{name}" for name in FOLLOWED_TOO[:2])])
+@pytest.mark.parametrize(
+    "page", ["how-to/create.md", *(f"tutorials/{name}" for name in FOLLOWED_TOO[:2])]
+)
 def test_required_programs_are_listed_first(page: str) -> None:
     text = (DOCS / page).read_text()
     (needs,) = re.findall(r"^You need .+?\n\n", text, re.MULTILINE | re.DOTALL)
@@ -152,7 +154,7 @@ def test_create(template: Path, tmp_path: Path, target: str) -> None:
     port = {"UVICORN_PORT": str(free_port())}
     newcomer = Project(tmp_path, environment=reader(tmp_path / "home", template) | SHORTER | port)
 
-    follow(told("create.md", target), newcomer)
+    follow(told("how-to/create.md", target), newcomer)
 
     project = Project(tmp_path / "orders-api")
     assert git(project.path, "status", "--porcelain") == ""
@@ -172,9 +174,9 @@ def test_update(own_template: Path, tmp_path: Path, target: str) -> None:
     edits = team.commit()
     release_news(own_template)
 
-    follow(told("update.md"), project)
+    follow(told("how-to/update.md"), project)
 
-    *_, automatic = told("update.md").split("\n## ")
+    *_, automatic = told("how-to/update.md").split("\n## ")
     assert set(re.findall(r"`([^`]+[.](?:yml|json))`", automatic)) <= tree(project).keys()
     assert has_news(project)
     assert conflicts(project) == []
@@ -198,7 +200,7 @@ def test_switch(template: Path, tmp_path: Path, old: str, new: str) -> None:
     commit(project.path, "the team's work")
     theirs = tree(project)[edited]
 
-    follow(told("switch.md", old), project)
+    follow(told("how-to/switch.md", old), project)
 
     assert git(project.path, "status", "--porcelain") == ""
     assert project.answers["deployment"] == new
@@ -217,7 +219,7 @@ def refused(project: Project, says: str) -> None:
     done = project.run("copier", "update", "--defaults", check=False)
     assert done.returncode != 0
     assert says in done.stdout
-    assert f"| `{says}` |" in told("update.md")
+    assert f"| `{says}` |" in told("how-to/update.md")
 
 
 def mend(project: Project, pattern: str, new: str) -> None:
@@ -408,7 +410,7 @@ def test_adopt(own_template: Path, tmp_path: Path) -> None:
     commit(project.path, "a service")
     before = answers_of_old(project, tmp_path / "old.log")
 
-    follow(told("adopt.md"), project, "requirements.txt")
+    follow(told("how-to/adopt.md"), project, "requirements.txt")
 
     assert git(project.path, "status", "--porcelain") == ""
     with serve(project, tmp_path / "new.log", env={"DOCS": "true"}) as server:
@@ -433,7 +435,7 @@ def test_adopt(own_template: Path, tmp_path: Path) -> None:
 def test_each_variable_of_the_serving_layer_is_named_as_taken() -> None:
     (settings,) = ROOT.glob("template/src/*/serving/settings.py")
     fields = re.findall(r"^    (\w+): ", settings.read_text().split("(BaseSettings):")[1], re.M)
-    taken = told("adopt.md").split("\n## Names that are taken\n")[1].split("\n## ")[0]
+    taken = told("how-to/adopt.md").split("\n## Names that are taken\n")[1].split("\n## ")[0]
 
     assert "environment" in fields
     assert [name for name in fields if f"`{name.upper()}`" not in taken] == []

@@ -1,4 +1,4 @@
-"""docs/kubernetes.md lists each field of the rendered manifests with its value."""
+"""docs/reference/kubernetes.md lists each field of the rendered manifests with its value."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from ..harness.project import Project
 from ..harness.template import ROOT
 from ..kubernetes.test_manifests import kustomize
 
-PAGE = (ROOT / "docs/kubernetes.md").read_text()
+PAGE = (ROOT / "docs/reference/kubernetes.md").read_text()
 
 HEADING = re.compile(r"^### (\w+)(?:: `(.+)`)?$")
 ROW = re.compile(r"^\| `([^`]+)` \| `([^`]+)` \|")

@@ -111,7 +111,7 @@ def test_a_picture_is_of_the_scheme_that_the_reader_chose(
     """The system's may be another one; a picture goes by `color-scheme`."""
     with served(site) as root, view.open(chromium) as context:
         page = Visit(context, root).page
-        page.goto(f"{root}vm/")
+        page.goto(f"{root}reference/vm/")
         seen = {}
         for _ in range(3):  # light, dark, and as the system again
             page.locator("[data-md-component=palette] label:visible").click()

@@ -107,6 +107,19 @@ def test_each_page_is_arranged_once() -> None:
     assert sorted(arranged) == sorted(written)
 
 
+def test_each_page_is_in_the_folder_of_its_section() -> None:
+    first, *sections = tomllib.loads((ROOT / CONFIG).read_text())["project"]["nav"]
+    folders = {
+        page: name.lower().replace(" ", "-")
+        for section in sections
+        for name, inner in section.items()
+        for page in navigation(inner)
+    }
+
+    assert [*navigation(first)] == ["index.md"]
+    assert {page: str(Path(page).parent) for page in folders} == folders
+
+
 def test_next_leads_from_the_first_page_to_the_last(site: Path) -> None:
     order = list(navigation(tomllib.loads((ROOT / CONFIG).read_text())["project"]["nav"]))
     seen = [site / "index.html"]
@@ -117,7 +130,7 @@ def test_next_leads_from_the_first_page_to_the_last(site: Path) -> None:
     assert seen == [site / address / "index.html" for address in addresses]
 
 
-@pytest.mark.parametrize("news", ["[away](nowhere.md)", "[away](create.md#nowhere)"])
+@pytest.mark.parametrize("news", ["[away](nowhere.md)", "[away](how-to/create.md#nowhere)"])
 def test_builder_fails_for_a_broken_link(own_template: Path, news: str) -> None:
     with (own_template / "docs/index.md").open("a") as page:
         page.write(f"\n{news}\n")
@@ -130,7 +143,7 @@ def test_builder_fails_for_a_broken_link(own_template: Path, news: str) -> None:
     ("news", "said"),
     [
         ('<a href="nowhere/">away</a>', "nowhere/"),
-        ('<a href="create/#nowhere">away</a>', "create/#nowhere has no such place"),
+        ('<a href="how-to/create/#nowhere">away</a>', "how-to/create/#nowhere has no such place"),
         ("![away](nowhere.svg)", "nowhere.svg"),
     ],
 )

@@ -76,13 +76,13 @@ def service(template: Path, tmp_path: Path) -> Project:
 
 
 def test_customise(service: Project) -> None:
-    follow((DOCS / "customise.md").read_text(), service)
+    follow((DOCS / "how-to/customise.md").read_text(), service)
 
     assert "readiness.add(" in tree(service)["src/orders_api/app.py"]
 
 
 def test_opt_out(service: Project) -> None:
-    follow((DOCS / "opt-out.md").read_text(), service)
+    follow((DOCS / "how-to/opt-out.md").read_text(), service)
 
     assert git(service.path, "status", "--porcelain") == ""
     left = tree(service)

@@ -1,4 +1,4 @@
-"""docs/vm.md explains each directive that the rendered files set, and no other."""
+"""docs/reference/vm.md explains each directive that the rendered files set, and no other."""
 
 import ast
 import re
@@ -17,8 +17,8 @@ from ..harness.pages import FENCE, commands
 from ..harness.project import Project
 from ..harness.template import ROOT
 
-PAGE = (ROOT / "docs/vm.md").read_text()
-RUNBOOK = (ROOT / "docs/vm-runbook.md").read_text()
+PAGE = (ROOT / "docs/reference/vm.md").read_text()
+RUNBOOK = (ROOT / "docs/how-to/vm-runbook.md").read_text()
 
 HEADING = re.compile(r"^### `(.+)`$")
 ROW = re.compile(r"^\| (`.+?`) \| .+ \|$")

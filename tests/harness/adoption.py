@@ -1,4 +1,4 @@
-"""Services that were written without the template, adopted as docs/adopt.md says."""
+"""Services that were written without the template, adopted as docs/how-to/adopt.md says."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from .pages import follow, for_other_target, reader
 from .project import Project
 from .template import ROOT, commit, git
 
-PAGE = (ROOT / "docs/adopt.md").read_text()
+PAGE = (ROOT / "docs/how-to/adopt.md").read_text()
 OLD_PLACE, NEW_PLACE = PAGE.split("\n## Copy the template onto it\n")
 SOURCES = ROOT / "tests/adoption"
 # Tests of the template outside of tests/serving.

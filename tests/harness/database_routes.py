@@ -86,7 +86,7 @@ async def one(session: DatabaseSession) -> int:
     return (await session.execute(text("SELECT 1"))).scalar_one()
 '''
 
-# The recipe of docs/database.md for synchronous sessions.
+# The recipe of docs/how-to/database.md for synchronous sessions.
 SYNCHRONOUS = """
 
 SYNC_POOL = 2

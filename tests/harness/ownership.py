@@ -1,4 +1,4 @@
-"""The owner of a file of a service, by docs/ownership.md."""
+"""The owner of a file of a service, by docs/reference/ownership.md."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Writes docs/reference from the sources and from running services.
+"""Writes the generated pages of docs/reference from the sources and from running services.
 
 `python -m tests.harness.reference` writes it. It renders a service for each target and runs it.
 """
@@ -343,7 +343,7 @@ def _presence(name: str, lines: list[dict[str, Any]]) -> str:
 
 
 def files_page() -> str:
-    """Return each path of a service, with its owner by docs/ownership.md."""
+    """Return each path of a service, with its owner by docs/reference/ownership.md."""
     paths = {
         target: (ROOT / f"tests/manifest/{target}.txt").read_text().splitlines()
         for target in TARGETS
@@ -356,7 +356,7 @@ def files_page() -> str:
         rows.append((code(shown), only, owner(path, "zebra_9_ledger")))
     return (
         "# Files\n\nEvery file of a service that answers with the defaults, and"
-        " [its owner](../ownership.md).\n\n" + table(("path", "only on", "owner"), rows)
+        " [its owner](ownership.md).\n\n" + table(("path", "only on", "owner"), rows)
     )
 
 

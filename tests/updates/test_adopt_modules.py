@@ -1,4 +1,4 @@
-"""docs/adopt.md, followed by modules without a package, and a factory below src/.
+"""docs/how-to/adopt.md, followed by modules without a package, and a factory below src/.
 
 Their own tests pass in the old place, with the newest FastAPI and nothing of the template, and in
 the new one, on both targets, beside the template's tests.

@@ -1,4 +1,4 @@
-"""docs/adopt.md, followed by services that are a package: PEP 621, and Poetry with Alembic.
+"""docs/how-to/adopt.md, followed by services that are a package: PEP 621, and Poetry with Alembic.
 
 Their own tests pass in the old place, with the newest FastAPI and nothing of the template, and in
 the new one, on both targets, beside the template's tests.

@@ -17,7 +17,7 @@ from ..harness.project import Project
 from ..harness.service import Service
 from ..harness.template import ROOT
 
-PAGE = (ROOT / "docs/vm-runbook.md").read_text()
+PAGE = (ROOT / "docs/how-to/vm-runbook.md").read_text()
 
 PROBLEM = "application/problem+json"
 CLIENT, FORGED = "127.0.0.7", "203.0.113.9"
@@ -227,7 +227,7 @@ def test_request_without_host_is_answered(site: Service) -> None:
 
 @pytest.fixture
 def balanced(site: Service) -> Iterator[Service]:
-    """The site with the snippet of docs/vm-runbook.md for a balancer, and no other change."""
+    """The site with only the balancer snippet of docs/how-to/vm-runbook.md added."""
     [snippet] = re.findall(r"^```text\n(set_real_ip_from .*?)^```", PAGE, re.M | re.S)
     file = f"/etc/nginx/{site.slug}/real-ip.conf"
     snippet = re.sub(r"from \S+;", f"from {BALANCER};", snippet)
