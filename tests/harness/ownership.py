@@ -4,7 +4,7 @@ import re
 
 from .template import ROOT
 
-OWNERSHIP = ROOT / "docs" / "ownership.md"
+OWNERSHIP = ROOT / "docs/reference/ownership.md"
 
 
 def owner(file: str, package: str) -> str:
