@@ -64,4 +64,4 @@ def test_addresses_that_refuse_nothing_are_a_line(
     done = Project(tmp_path).run("deploy/vm/deploy", "--host", "host.invalid", check=False)
 
     assert done.returncode != 0
-    assert ("refuses nothing without IPAddressDeny=any" in done.stdout) == refused, done.stdout
+    assert ("has no effect without IPAddressDeny=any" in done.stdout) == refused, done.stdout
