@@ -322,11 +322,11 @@ def test_a_context_that_is_not_local_is_refused_by_its_name(service: Service) ->
         status, said = service.run(*command)
         assert status == 1
         assert re.match(
-            "local: the context '\\S+' is none of kind, k3d, minikube or Docker Desktop", said
+            "local: the context '\\S+' is not kind, k3d, minikube or Docker Desktop", said
         )
     status, said = service.deploy("local", "ledger:0123abc")
     assert status == 1
-    assert re.match("deploy: the context '\\S+' is none of kind", said)
+    assert re.match("deploy: the context '\\S+' is not kind", said)
 
 
 # ── Taken back ────────────────────────────────────────────────────────────────────────────────
