@@ -19,6 +19,8 @@ from . import request_id
 
 logger = logging.getLogger(__name__)
 
+# As proxies log it: the client has closed its connection before the response was complete.
+CLIENT_CLOSED_REQUEST = 499
 # FastAPI's message for every exception while it reads a body.
 UNREADABLE_BODY = "There was an error parsing the body"
 MEDIA_TYPE = "application/problem+json"
@@ -107,8 +109,8 @@ async def validation_error(_: Request, error: RequestValidationError) -> Respons
 
 
 async def client_disconnected(_: Request, __: ClientDisconnect) -> Response:
-    """Return 499, as proxies log it; the client has disconnected."""
-    return Response(status_code=499)
+    """Return the status of a client that has disconnected."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def server_error(_: Request, __: Exception) -> Response:

@@ -18,12 +18,10 @@ from ..uvicorn_server import is_uvicorn, log_exception
 from . import headers, request_id
 from .compression import Compressor, negotiate
 from .deadlines import SCOPE_KEY
-from .errors import problem
+from .errors import CLIENT_CLOSED_REQUEST, problem
 from .limits import Limits, is_health, is_preflight
 
 BODY_LIMIT_HEADERS = frozenset(PlainTextResponse("Content Too Large").raw_headers)
-# Logged when the client has closed its connection before the response was complete.
-CLIENT_CLOSED_REQUEST = 499
 
 
 class ServingMiddleware:

@@ -11,14 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..observability.access_log import AccessLog
 from . import request_id
 from .deadlines import SCOPE_KEY
-from .errors import problem
+from .errors import CLIENT_CLOSED_REQUEST, problem
 from .headers import completed
 from .limits import Limits
 
 # What a client sees when the connection ends without a close frame (RFC 6455, 7.1.5).
 NO_CLOSE_FRAME = 1006
-# Logged when the client has left before the handshake was answered.
-CLIENT_CLOSED_REQUEST = 499
 # The extension of ASGI by which a handshake is refused with a response.
 DENIAL = "websocket.http.response"
 # Codes that the protocol defines (RFC 6455, 7.4.1, and IANA's registry).

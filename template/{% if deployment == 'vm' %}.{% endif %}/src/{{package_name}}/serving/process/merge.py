@@ -30,11 +30,9 @@ class Family:
 
     def add(self, series: str, value: float, timestamp: float, process: str) -> None:
         """Add the value of a process."""
-        if self.mode == "all":
-            series += f"\n{process}"  # JSON has no line break
         match self.mode:
             case "all":
-                pass
+                series += f"\n{process}"  # JSON has no line break
             case "min":
                 value = min(value, self.values.get(series, value))
             case "max":
