@@ -34,9 +34,9 @@ ANSWERS = Path(".copier-answers.yml")
 RECORD = Path(".copier-files.txt")
 EXAMPLES = ("routes/large_response.py", "test_large_response.py")
 
-# Files of both sides whose lines are joined.
+# Files whose lines are merged.
 JOINED = (".gitignore", ".gitattributes", ".dockerignore", ".env.example")
-# Tables of `tool` that the template replaces, or for tools that it does not use.
+# Tables of `tool` that the template replaces, or of tools that it does not use.
 REPLACED_TOOLS = {
     *("distutils", "flit", "hatch", "mypy", "pdm", "pip-tools", "pipenv", "poetry", "pytest"),
     *("ruff", "setuptools", "setuptools_scm", "uv"),
@@ -59,18 +59,18 @@ NAME_CALLS = {"patch", "setattr", "delattr", "import_module", "run", "delitem", 
 
 
 class RefusedError(Exception):
-    """The reason, in one line, why nothing was done."""
+    """The reason why nothing was changed, in one line."""
 
 
 def git(*arguments: str) -> str:
     """Return the output of a git command."""
     command = ["git", *arguments]
-    done = subprocess.run(
+    result = subprocess.run(
         command, capture_output=True, encoding="utf-8", errors="replace", check=False
     )
-    if done.returncode:
-        raise RefusedError(f"git {arguments[0]}: {done.stderr.strip()}")
-    return done.stdout
+    if result.returncode:
+        raise RefusedError(f"git {arguments[0]}: {result.stderr.strip()}")
+    return result.stdout
 
 
 def at_head(name: str) -> str:
@@ -138,7 +138,7 @@ def raise_floors(names: list[str]) -> None:
     needed, newest = floors(), {canonicalize_name(name) for name in names}
     if unknown := newest - {name_of(str(each)) for some in listed(document) for each in some}:
         raise RefusedError(f"{', '.join(sorted(unknown))}: not required in pyproject.toml")
-    said: list[str] = []
+    output: list[str] = []
     upgraded = {*newest, *needed}
     for requirements in listed(document):
         for index, text in enumerate(requirements):
@@ -151,12 +151,12 @@ def raise_floors(names: list[str]) -> None:
             floor = SpecifierSet() if is_free else needed[name]
             if requirement.specifier != floor:
                 requirement.specifier = floor
-                said.append(f"{text} → {requirement}")
+                output.append(f"{text} → {requirement}")
                 requirements[index] = str(requirement)
     template = re.search(r'^requires-python = "(.*)"', TEMPLATE.read_text("utf-8"), re.MULTILINE)
     project: Any = document["project"]
     if template and lowest(str(project.get("requires-python", ""))) < lowest(template[1]):
-        said.append(f"requires-python {project.get('requires-python', '')} → {template[1]}")
+        output.append(f"requires-python {project.get('requires-python', '')} → {template[1]}")
         project["requires-python"] = template[1]
     PYPROJECT.write_text(tomlkit.dumps(document), encoding="utf-8")
     upgrades = [part for name in sorted(upgraded) for part in ("-P", name)]
@@ -164,7 +164,7 @@ def raise_floors(names: list[str]) -> None:
     if subprocess.run(command, check=False).returncode:
         PYPROJECT.write_text(before, encoding="utf-8")
         raise RefusedError("uv lock failed: `raise NAME…` also upgrades packages that block others")
-    print(*said, sep="\n")
+    print(*output, sep="\n")
 
 
 def merge_requirements(into: Any, requirements: Iterable[Any], known: dict[str, set[str]]) -> None:
@@ -193,11 +193,11 @@ def extras(document: Any) -> dict[str, set[str]]:
 def merge_pyproject(
     theirs: str, ours: str, *, has_other_pytest: bool = False
 ) -> tuple[str, list[str]]:
-    """Return the template's pyproject.toml with a team's additions, and lines on what is left out.
+    """Return the template's pyproject.toml with a team's additions, and a line per omission.
 
     `has_other_pytest`: the settings are in tox.ini or setup.cfg, which a table here would override.
     """
-    document, team, said = tomlkit.parse(theirs), tomlkit.parse(ours), []
+    document, team, output = tomlkit.parse(theirs), tomlkit.parse(ours), []
     project: Any = document["project"]
     own: Any = team.get("project", {})
     known = extras(document)
@@ -206,7 +206,7 @@ def merge_pyproject(
         if name in own:
             project[name] = own[name]
     if "version" not in own:
-        said.append(f"pyproject.toml: version is now {project['version']}: set yours")
+        output.append(f"pyproject.toml: version is now {project['version']}: set yours")
     if lowest(str(own.get("requires-python", ""))) > lowest(str(project["requires-python"])):
         project["requires-python"] = f">={lowest(str(own['requires-python']))}"
     for name in ("scripts", "gui-scripts", "entry-points", "urls"):
@@ -231,7 +231,7 @@ def merge_pyproject(
         if name not in REPLACED_TOOLS:
             tools[name] = table
         elif name in ("mypy", "ruff"):
-            said.append(
+            output.append(
                 f"pyproject.toml: [tool.{name}] is the template's: git show HEAD:pyproject.toml"
             )
     leave_types_out(tools["mypy"], str(tools["uv"]["build-backend"]["module-name"]))
@@ -246,7 +246,7 @@ def merge_pyproject(
         if name in ("sources", "index", "override-dependencies", "constraint-dependencies"):
             tools["uv"][name] = value
     text = re.sub(r"(?<=[^\n])\n(?=\[)", "\n\n", tomlkit.dumps(document))
-    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n", said
+    return re.sub(r"\n{3,}", "\n\n", text).rstrip("\n") + "\n", output
 
 
 def leave_types_out(mypy: Any, package: str) -> None:
@@ -277,7 +277,7 @@ class Service:
         answers = dict(re.findall(r"^(\w+): *(.*)$", ANSWERS.read_text("utf-8"), re.MULTILINE))
         self.package = answers["package_name"].strip("'\"")
         entries = (line.split(" ", 2) for line in RECORD.read_text("utf-8").splitlines())
-        self.owners = {each[2]: each[0] for each in entries if each[0] in ("team", "template")}
+        self.owners = {entry[2]: entry[0] for entry in entries if entry[0] in ("team", "template")}
         self.sources = {
             name: at_head(name)
             for name in self.files
@@ -332,7 +332,7 @@ class Service:
         return ranked[0]
 
     def is_code(self, name: str) -> bool:
-        """Tell whether a file is neither a test nor a migration."""
+        """Return whether a file is neither a test nor a migration."""
         path = PurePosixPath(name)
         is_test = (
             path.name.startswith("test_") or path.name == "conftest.py" or APART & {*path.parts}
@@ -404,7 +404,7 @@ class Service:
             self.names[name] = new
 
     def named_app(self) -> bool:
-        """Tell whether a module `app` is not the application."""
+        """Return whether a module `app` is not the application."""
         return PurePosixPath(self.application).stem != "app"
 
     def tops(self, prefix: str) -> list[str]:
@@ -414,7 +414,7 @@ class Service:
         )
 
     def exists(self, path: str) -> bool:
-        """Tell whether a path was a file or a directory."""
+        """Return whether a path was a file or a directory."""
         return any(name == path or name.startswith(f"{path}/") for name in self.files)
 
     def units(self) -> dict[str, str]:
@@ -647,7 +647,7 @@ class Editor:
 
 
 def is_future(node: ast.stmt) -> bool:
-    """Tell whether a statement must come first in a file."""
+    """Return whether a statement must come first in a file."""
     return isinstance(node, ast.ImportFrom) and node.module == "__future__"
 
 
@@ -662,7 +662,7 @@ def repr_like(text: str) -> str:
 def move(application: str | None) -> None:
     """Move the service of HEAD into the template's layout."""
     service = Service(application)
-    package, said = service.package, []
+    package, output = service.package, []
     editors = {name: Editor(service, name) for name in service.sources}
     for editor in editors.values():
         editor.rewrite()
@@ -686,10 +686,10 @@ def move(application: str | None) -> None:
                 for name, table in elsewhere.items()
             ),
         )
-        said += lines
+        output += lines
 
     # Up to here nothing has been written.
-    said += restore(service)
+    output += restore(service)
     if pyproject:
         PYPROJECT.write_text(pyproject, encoding="utf-8")
     for name in service.files:
@@ -700,7 +700,7 @@ def move(application: str | None) -> None:
     for editor in editors.values():
         if editor.edits:
             Path(editor.new).write_text(editor.result(), encoding="utf-8")
-            said.append(f"{editor.new}: rewritten")
+            output.append(f"{editor.new}: rewritten")
     if service.alembic:
         move_alembic(Path(f"src/{package}"), service.new_place(service.alembic) or "")
     remove_examples(service, seeds, taken, has_own_settings)
@@ -712,7 +712,7 @@ def move(application: str | None) -> None:
         if Path(old).is_dir() and not any(Path(old).iterdir()):
             Path(old).rmdir()
     print(*(f"{old} → {new}" for old, new in sorted(service.moves.items())), sep="\n")
-    print(*said, *remaining_steps(service, editors), sep="\n")
+    print(*output, *remaining_steps(service, editors), sep="\n")
 
 
 def restore(service: Service) -> Iterator[str]:
@@ -865,7 +865,7 @@ def made_by(service: Service, factory: str) -> tuple[str, str] | None:
 
 
 def binds(node: ast.stmt, name: str) -> bool:
-    """Tell whether a statement assigns to a name."""
+    """Return whether a statement assigns to a name."""
     targets = node.targets if isinstance(node, ast.Assign) else []
     return any(isinstance(target, ast.Name) and target.id == name for target in targets)
 
@@ -937,12 +937,12 @@ def main() -> int:
     higher.add_argument("names", nargs="*", metavar="NAME", help="also the newest of these")
     mover = commands.add_parser("move", help="move the code into the template's layout")
     mover.add_argument("--application", metavar="FILE", help="the file with the application")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        if given.command == "raise":
-            raise_floors(given.names)
+        if arguments.command == "raise":
+            raise_floors(arguments.names)
         else:
-            move(given.application)
+            move(arguments.application)
     except RefusedError as refused:
         print(f"adopt.py: {refused}", file=sys.stderr)
         return 1

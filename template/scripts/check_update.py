@@ -5,15 +5,15 @@
 
 It reports:
 
-- conflicts: conflict markers, *.rej files, unmerged files. A file that shows markers as an example
-  is exempt with a line in .gitattributes: docs/merging.md conflict-marker-size=32
+- conflicts: conflict markers, *.rej files, unmerged files. A line in .gitattributes exempts a file
+  that shows markers as an example: docs/merging.md conflict-marker-size=32
 - lost edits: files with your edits that an update deleted or overwrote. Their content must still
-  exist, under any name; --keep writes it below kept/. Once that is merged, delete it as you like.
-- answers that were edited by hand, and what a changed project_slug or package_name left behind
-- what scripts/checks/*.py print
+  exist, under any name; --keep writes it below kept/. You may delete that after a merge.
+- answers that were edited by hand, and uses of an old project_slug or package_name
+- the output of scripts/checks/*.py
 
-.copier-files.txt records what the template delivered, so edits are found in any commit. A merge is
-compared with each of its parents: a pull request has to contain what it keeps.
+.copier-files.txt records the files as rendered, so edits are found in any commit. A merge is
+compared with each of its parents, so a pull request must contain the content that it keeps.
 
 Exit status: 0 nothing to do, 1 something to do, 2 the check itself failed.
 """
@@ -48,7 +48,7 @@ MARKER = re.compile(rb"^(<{7,}|>{7,}) ", re.MULTILINE)
 
 
 class Edit(NamedTuple):
-    """A file that the team has edited, and the blob with its content."""
+    """An edited file, and the git blob with its content."""
 
     name: str
     blob: str
@@ -58,11 +58,11 @@ class Edit(NamedTuple):
 
 
 def conflicts() -> Iterator[str]:
-    """A line for each file that an update left unfinished."""
+    """Yield a line for each file with a conflict."""
     unmerged = {entry.split("\t")[1] for entry in fields(git("ls-files", "-z", "--unmerged"))}
     for name in present():
         if name.endswith(".rej"):
-            yield f"{name}: a change that found no place: make it by hand, then delete this file"
+            yield f"{name}: a change that was not applied: make it by hand, then delete this file"
         elif line := first_marker(name):
             unmerged.discard(name)
             yield f"{name}:{line}: a conflict: choose, delete the markers, then git add {name}"
@@ -71,7 +71,7 @@ def conflicts() -> Iterator[str]:
 
 
 def first_marker(name: str) -> int | None:
-    """The number of the first line that is a conflict marker, of the size in .gitattributes."""
+    """Return the line of the first conflict marker with the size in .gitattributes, or None."""
     content = b"" if (ROOT / name).is_symlink() else (ROOT / name).read_bytes()
     markers = list(MARKER.finditer(content))
     if not markers or b"\0" in content:
@@ -86,7 +86,7 @@ def first_marker(name: str) -> int | None:
 
 
 def lost_edits() -> list[Edit]:
-    """The edits that an update lost and that no later version contains."""
+    """Return the edits that an update lost and that no later version contains."""
     pending: dict[Version, set[Edit]] = {}
     for version, parents in reversed(history().items()):
         lost = {edit for parent in parents for edit in pending[parent]}
@@ -103,7 +103,7 @@ def lost_edits() -> list[Edit]:
 
 
 def deleted(before: Version, after: Version) -> set[Edit]:
-    """The edited files that an update deleted. It never deletes the team's."""
+    """Return the edited files that an update deleted; it never deletes team-owned files."""
     original = delivered(before, "template")
     teams = delivered(before, "team") | delivered(after, "team")
     lost = set()
@@ -115,8 +115,11 @@ def deleted(before: Version, after: Version) -> set[Edit]:
 
 
 def edited_by_commits(name: str, before: Version, after: Version) -> bool:
-    """Whether an update and a commit of the team's wrote a file: for one that is not recorded, as
-    before release 0.5.0. If the target changes, a second update counts: it may contain edits."""
+    """Return whether both an update and a commit of the team have written a file.
+
+    For files that are not recorded, as before release 0.5.0. If the target changes, a second
+    update counts as a commit of the team, because it may contain edits.
+    """
     writers = {"update": 0, "team": 0}
     versions, seen = [before], {before}
     while versions:
@@ -134,9 +137,9 @@ def edited_by_commits(name: str, before: Version, after: Version) -> bool:
 
 
 def overwritten(before: Version, after: Version) -> set[Edit]:
-    """The edited files that `copier recopy` replaced with the template's.
+    """Return the edited files that `copier recopy` replaced with the template's.
 
-    An update never writes the team's files, so at least one of them has to be replaced.
+    An update never writes team-owned files, so a recopy has replaced at least one of them.
     """
     now = delivered(after, "template", "team")
     reset = {
@@ -151,7 +154,7 @@ def overwritten(before: Version, after: Version) -> set[Edit]:
 
 @cache
 def ever_delivered() -> set[Edit]:
-    """What the template delivered in any version, and so is no edit."""
+    """Return the files as rendered in any version, which are not edits."""
     records = {blobs(v.folder + DELIVERED).get(v.commit): v for v in history() if v.commit}
     versions = [version for blob, version in records.items() if blob]
     return {Edit(*file) for v in versions for file in delivered(v, "template", "team").items()}
@@ -161,7 +164,7 @@ def ever_delivered() -> set[Edit]:
 
 
 def wrong_answers() -> Iterator[str]:
-    """A line for each answer that the files don't follow."""
+    """Yield a line for each answer that does not match the files."""
     now = next(iter(history()))
     written = answers(lines(now, ANSWERS))
     if not written:  # the service no longer uses the template
@@ -186,16 +189,16 @@ def wrong_answers() -> Iterator[str]:
             f"{ANSWERS}: deployment was edited by hand: undo that and the update since, then "
             f"copier update -d deployment={deployment(now)}, so that {rendered_for}'s files go"
         )
-    yield from left_by_a_new_name(written)
+    yield from uses_of_old_names(written)
 
 
 def deployment(version: Version) -> str | None:
-    """The target, by the answers."""
+    """Return the target in the answers of a version."""
     return answers(lines(version, ANSWERS)).get("deployment")
 
 
 def switched_to() -> str | None:
-    """The target that Copier rendered last: a switch deletes the files of the other one."""
+    """Return the target that Copier rendered last: a switch deletes files of the previous one."""
     *_, first = history()
     target = deployment(first)
     for version, parents in reversed(history().items()):
@@ -206,8 +209,8 @@ def switched_to() -> str | None:
     return target
 
 
-def left_by_a_new_name(written: dict[str, str]) -> Iterator[str]:
-    """A line for each team-owned file that uses the old `package_name` or `project_slug`."""
+def uses_of_old_names(written: dict[str, str]) -> Iterator[str]:
+    """Yield a line for each team-owned file that uses an old `package_name` or `project_slug`."""
     now = next(iter(history()))
     updates = [(p, version) for version, parents in history().items() for p in parents]
     earlier = [answers(lines(p, ANSWERS)) for p, version in updates if is_update(p, version)]
@@ -217,7 +220,7 @@ def left_by_a_new_name(written: dict[str, str]) -> Iterator[str]:
     }
     for question, pattern in uses.items():
         new = written.get(question, "")
-        for old in sorted({each.get(question, new) for each in earlier} - {new}):
+        for old in sorted({previous.get(question, new) for previous in earlier} - {new}):
             if question == "package_name" and any(
                 name.startswith(f"src/{old}/") for name in files(now)
             ):
@@ -235,17 +238,17 @@ def left_by_a_new_name(written: dict[str, str]) -> Iterator[str]:
 
 
 def further_checks() -> Iterator[str]:
-    """What the scripts below scripts/checks/ print."""
+    """Yield the lines that the scripts in scripts/checks/ print."""
     for script in sorted((ROOT / "scripts/checks").glob("*.py")):
         command = [sys.executable, str(script)]
-        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
-        if done.returncode not in (0, 1):
-            done.check_returncode()
-        yield from done.stdout.decode(errors="replace").splitlines()
+        result = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+        if result.returncode not in (0, 1):
+            result.check_returncode()
+        yield from result.stdout.decode(errors="replace").splitlines()
 
 
 def faults(keep: bool) -> Iterator[str]:
-    """A line for each thing to do; `keep` does what it can."""
+    """Yield a line for each thing to do; with `keep`, write lost edits below kept/ instead."""
     yield from conflicts()
     yield from wrong_answers()
     yield from further_checks()
@@ -263,20 +266,21 @@ def faults(keep: bool) -> Iterator[str]:
 
 
 def main() -> int:
-    """Print what is to be done; return the exit status."""
+    """Print what remains to do; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--keep", action="store_true", help="write lost edits below kept/")
     try:
-        found = list(faults(parser.parse_args().keep))
+        messages = list(faults(parser.parse_args().keep))
     except (OSError, subprocess.CalledProcessError) as error:
-        said = (getattr(error, "stderr", b"") or b"").decode(errors="replace").partition("\n")[0]
-        print(f"{parser.prog}: {said or error}", file=sys.stderr)
+        stderr = (getattr(error, "stderr", b"") or b"").decode(errors="replace")
+        first_line = stderr.partition("\n")[0]
+        print(f"{parser.prog}: {first_line or error}", file=sys.stderr)
         return 2
-    for fault in found:
-        print(fault.encode(errors="replace").decode())
-    return 1 if found else 0
+    for message in messages:
+        print(message.encode(errors="replace").decode())
+    return 1 if messages else 0
 
 
 if __name__ == "__main__":

@@ -35,23 +35,23 @@ def main() -> None:
     parser.add_argument("--url", default=URL, help="address of the service (default: %(default)s)")
     parser.add_argument("--users", type=positive, default=50, help="default: %(default)s")
     parser.add_argument("--seconds", type=positive, default=30, help="default: %(default)s")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     os.chdir(Path(__file__).resolve().parents[1])
-    if fault := unreachable(given.url):
-        parser.exit(2, f"{parser.prog}: {given.url}: {fault}\n")
+    if fault := unreachable(arguments.url):
+        parser.exit(2, f"{parser.prog}: {arguments.url}: {fault}\n")
     if not LOCUSTFILE.exists():
         parser.exit(2, f"{parser.prog}: {LOCUSTFILE} is missing: it defines the users\n")
 
     stats.HISTORY_STATS_INTERVAL_SEC = PLOT_SECONDS
     events.quitting.add_listener(fail_without_requests)
-    events.quit.add_listener(say_where)
+    events.quit.add_listener(print_report_path)
     sys.argv = [
         *("locust", "--headless", "--loglevel=WARNING"),
         f"--locustfile={LOCUSTFILE}",
-        f"--host={given.url}",
-        f"--users={given.users}",
-        f"--spawn-rate={given.users / RISE_SECONDS}",
-        f"--run-time={given.seconds}s",
+        f"--host={arguments.url}",
+        f"--users={arguments.users}",
+        f"--spawn-rate={arguments.users / RISE_SECONDS}",
+        f"--run-time={arguments.seconds}s",
         f"--stop-timeout={STOP_SECONDS}s",
         f"--html={REPORT}",
     ]
@@ -59,14 +59,14 @@ def main() -> None:
 
 
 def positive(text: str) -> int:
-    """Return a number of at least 1; raises `ValueError`."""
+    """Return `text` as a number of at least 1. Raises `ValueError`."""
     if (number := int(text)) < 1:
         raise ValueError
     return number
 
 
 def unreachable(url: str) -> str | None:
-    """Return a line that says why the service cannot be reached, or None."""
+    """Return the reason why the service cannot be reached, or None."""
     try:
         address = urlsplit(url)
         port = address.port or {"http": 80, "https": 443}[address.scheme]
@@ -79,14 +79,14 @@ def unreachable(url: str) -> str | None:
 
 
 def fail_without_requests(environment: Environment, **_: object) -> None:
-    """Fail the run when no request was sent."""
+    """Fail the run if no request was sent."""
     if not environment.stats.total.num_requests:
         print("No request was sent.", file=sys.stderr)
         environment.process_exit_code = 1
 
 
-def say_where(**_: object) -> None:
-    """Print where the report is, after the table."""
+def print_report_path(**_: object) -> None:
+    """Print the path of the report, after the table."""
     print(f"Report with plots: {REPORT}")
 
 

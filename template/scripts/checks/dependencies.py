@@ -35,14 +35,14 @@ def floor_of(requirement: str) -> tuple[int, ...]:
 
 
 def lists(pyproject: dict[str, Any]) -> Iterator[list[str]]:
-    """Yield each list of requirements; those of one list apply together."""
+    """Yield each list of requirements; those in one list apply together."""
     project = pyproject.get("project", {})
     yield project.get("dependencies", [])
     yield from project.get("optional-dependencies", {}).values()
     for group in pyproject.get("dependency-groups", {}).values():
-        yield [each for each in group if isinstance(each, str)]
+        yield [entry for entry in group if isinstance(entry, str)]
     overrides = pyproject.get("tool", {}).get("uv", {}).get("override-dependencies", [])
-    yield from ([each] for each in overrides)
+    yield from ([override] for override in overrides)
 
 
 def faults() -> Iterator[str]:
@@ -51,25 +51,27 @@ def faults() -> Iterator[str]:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     for needed in re.findall(r"^requires (.+)$", recorded, re.MULTILINE):
         for requirements in lists(pyproject):
-            found = [each for each in requirements if name_of(each) == name_of(needed)]
-            if any(allows_no_less(each, needed) for each in found):
+            same = [r for r in requirements if name_of(r) == name_of(needed)]
+            if any(is_at_least(requirement, needed) for requirement in same):
                 continue
-            for each in found:
-                yield f"pyproject.toml: {each} is lower than what the template needs: {needed}"
+            for requirement in same:
+                yield (
+                    f"pyproject.toml: {requirement} is lower than what the template needs: {needed}"
+                )
 
 
-def allows_no_less(requirement: str, needed: str) -> bool:
-    """Tell whether a requirement is at least as high as the needed one."""
+def is_at_least(requirement: str, needed: str) -> bool:
+    """Return whether a requirement has at least the lower bound and extras of the needed one."""
     is_high = floor_of(requirement) >= floor_of(needed)
     return is_high and extras_of(requirement) >= extras_of(needed)
 
 
 if __name__ == "__main__":
     try:
-        found = list(faults())
+        messages = list(faults())
     except FileNotFoundError:  # a service that no longer uses the template
-        found = []
+        messages = []
     except tomllib.TOMLDecodeError:  # in conflict, which check_update.py reports
-        found = []
-    print("".join(f"{fault}\n" for fault in found), end="")
-    sys.exit(1 if found else 0)
+        messages = []
+    print("".join(f"{message}\n" for message in messages), end="")
+    sys.exit(1 if messages else 0)

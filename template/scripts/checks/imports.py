@@ -1,6 +1,6 @@
-"""Check that no file names a module that the template has moved or no longer installs.
+"""Check that no file uses a module that the template has moved or no longer installs.
 
-An update keeps edited lines, `from .serving.limits import Limits` for example, and the service
+An update keeps edited lines, such as `from .serving.limits import Limits`, with which the service
 would not start.
 """
 
@@ -12,18 +12,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("deploy", "scripts", "src", "tests")
-# What releases before 0.5.0 installed, by what needs it.
+# Distributions that releases before 0.5.0 installed, and the pattern of their uses.
 DROPPED = {
     "orjson": r"^\s*(?:from|import)\s+orjson\b|\bORJSONResponse\b",
     "uvicorn-worker": r"""^\s*(?:from|import)\s+uvicorn_worker\b|["']uvicorn_worker\.\w""",
 }
-# `from .serving.worker import x`, `"orders.serving.worker.Worker"`; the last name may be no module.
+# `from .serving.worker import x`, `"orders.serving.worker.Worker"`; the last name is no module.
 IMPORT = r"^\s*from\s+(?:\.+|{package}\.)serving\.([\w.]+)\s+import\b"
 TEXT = r"""["']{package}\.serving\.([\w.]+)\.\w+["']"""
 
 
 def faults() -> Iterator[str]:
-    """A line for each module that is not there."""
+    """Yield a line for each use of a module that does not exist."""
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     declared = str(tomllib.loads(pyproject)).lower().replace("_", "-")
     dropped = {name: use for name, use in DROPPED.items() if f"'{name}" not in declared}
@@ -42,26 +42,26 @@ def faults() -> Iterator[str]:
                         continue
                     if moved := place(serving, module):
                         yield f"{name}: serving.{module} is serving.{moved} now"
-                    elif name.parts[0] != "deploy":  # a file that a change of the target has left
-                        yield f"{name}: serving.{module} is not there any more"
+                    elif name.parts[0] != "deploy":  # left by a change of the target
+                        yield f"{name}: serving.{module} does not exist any more"
 
 
 def exists(serving: Path, module: str) -> bool:
-    """Whether a module or a package is there."""
+    """Return whether a module or package exists below serving/."""
     path = serving.joinpath(*module.split("."))
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def place(serving: Path, module: str) -> str:
-    """Where the module of that name is now; empty if there is none, or several."""
-    found = [*serving.rglob(f"{module.rpartition('.')[2]}.py")]
-    return ".".join(found[0].relative_to(serving).with_suffix("").parts) if len(found) == 1 else ""
+    """Return the new name of a moved module; empty if no module, or several, have its last name."""
+    files = [*serving.rglob(f"{module.rpartition('.')[2]}.py")]
+    return ".".join(files[0].relative_to(serving).with_suffix("").parts) if len(files) == 1 else ""
 
 
 if __name__ == "__main__":
     try:
-        found = list(faults())
+        messages = list(faults())
     except (FileNotFoundError, tomllib.TOMLDecodeError):  # no project, or in conflict
-        found = []
-    print("".join(f"{fault}\n" for fault in found), end="")
-    sys.exit(1 if found else 0)
+        messages = []
+    print("".join(f"{message}\n" for message in messages), end="")
+    sys.exit(1 if messages else 0)

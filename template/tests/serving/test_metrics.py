@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def counted(method: str, route: str, status: int) -> float:
+    """Return the number of requests with these labels."""
     labels = {"method": method, "route": route, "status": str(status)}
     return REGISTRY.get_sample_value("http_request_duration_seconds_count", labels) or 0
 
@@ -48,7 +49,7 @@ def test_routes_of_starlette_and_mounts_are_labelled_as_declared(
     app.mount("/static", StaticFiles(directory=tmp_path))
     app.mount("/inner", inner)
     app.mount("/shops/{shop}", inner)
-    asked = {
+    expected = {
         "/plain/ann": ("/plain/{name}", 200),
         "/other/ann": ("/other/{name}", 200),
         "/ui/logo.svg": ("/ui/{path}", 200),
@@ -60,17 +61,17 @@ def test_routes_of_starlette_and_mounts_are_labelled_as_declared(
         "/inner/nowhere": ("/inner/{path}", 404),
         "/shops/7/hello/ann": ("/shops/{shop}/hello/{name}", 200),
     }
-    before = [counted("GET", *told) for told in asked.values()]
+    before = [counted("GET", route, status) for route, status in expected.values()]
 
     client = TestClient(app)
-    for path in asked:
+    for path in expected:
         client.get(path)
 
-    after = [counted("GET", *told) for told in asked.values()]
+    after = [counted("GET", route, status) for route, status in expected.values()]
     assert after == [count + 1 for count in before]
 
 
-def test_what_a_router_includes_is_labelled_with_its_prefix(app: FastAPI, tmp_path: Path) -> None:
+def test_routes_of_an_included_router_have_its_prefix(app: FastAPI, tmp_path: Path) -> None:
     def hello(request: Request) -> PlainTextResponse:
         return PlainTextResponse("hello")
 
@@ -88,21 +89,21 @@ def test_what_a_router_includes_is_labelled_with_its_prefix(app: FastAPI, tmp_pa
         await socket.close(4000)
 
     app.include_router(router, prefix="/v1")
-    asked = {
+    expected = {
         "/v1/plain/ann": ("/v1/plain/{name}", 200),
         "/v1/shops/7/orders/8": ("/v1/shops/{shop}/orders/{number}", 200),
         "/v1/shops/7/nowhere": ("/v1/shops/{shop}/{path}", 404),
         "/v1/ui/logo.svg": ("/v1/ui/{path}", 200),
     }
-    before = [counted("GET", *told) for told in asked.values()]
+    before = [counted("GET", route, status) for route, status in expected.values()]
 
     client = TestClient(app)
-    for path in asked:
+    for path in expected:
         client.get(path)
     with client.websocket_connect("/v1/rooms/7"):
         pass
 
-    after = [counted("GET", *told) for told in asked.values()]
+    after = [counted("GET", route, status) for route, status in expected.values()]
     assert after == [count + 1 for count in before]
     labels = {"route": "/v1/rooms/{room}", "close_code": "4000"}
     assert REGISTRY.get_sample_value("websocket_duration_seconds_count", labels) == 1
@@ -122,7 +123,7 @@ def test_files_mounted_at_the_root_have_one_label(app: FastAPI, tmp_path: Path) 
 
 
 class CopyScope:
-    """Middleware that passes on a copy of the scope."""
+    """Middleware that passes a copy of the scope."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

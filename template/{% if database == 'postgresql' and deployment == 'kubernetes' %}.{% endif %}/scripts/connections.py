@@ -2,9 +2,9 @@
 
     kubectl kustomize deploy/kubernetes/overlays/production | scripts/connections.py
 
-Each pod opens up to DATABASE_POOL_SIZE connections. There may be maxReplicas pods, the surge of a
-rollout, and pods that still drain, which do not count as surge. Exits with status 1 and a line if
-the sum is above DATABASE_CONNECTIONS, or can't be computed.
+Each pod opens up to DATABASE_POOL_SIZE connections. The number of pods is the autoscaler's maximum,
+plus the surge of a rollout, plus pods that still drain, which do not count as surge. Exits with
+status 1 and a line if the sum exceeds DATABASE_CONNECTIONS, or can't be computed.
 """
 
 import math
@@ -13,15 +13,18 @@ from typing import Any
 
 import yaml
 
-# For a migration, its lock, and psql: RESERVED of serving/database/settings.py.
+# Connections for a migration, its lock, and psql: RESERVED in serving/database/settings.py.
 RESERVED = 4
-# From the start of a pod until it is ready; minReadySeconds comes on top.
+# Seconds from the start of a pod until it is ready; minReadySeconds is added.
 START_SECONDS = 2
+# The field with the maximum in each kind of autoscaler, and KEDA's default.
+MAX_PODS_FIELD = {"HorizontalPodAutoscaler": "maxReplicas", "ScaledObject": "maxReplicaCount"}
+KEDA_MAX_PODS = 100
 
 
 def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """Return the manifests of a kind."""
-    return [each for each in manifests if each and each.get("kind") == kind]
+    return [manifest for manifest in manifests if manifest and manifest.get("kind") == kind]
 
 
 def surge(replicas: int, value: int | str) -> int:
@@ -31,14 +34,14 @@ def surge(replicas: int, value: int | str) -> int:
 
 
 def pods_at_once(deployment: dict[str, Any], autoscalers: list[dict[str, Any]]) -> int:
-    """Return how many pods of a Deployment may exist, including those that still drain."""
+    """Return the maximum number of pods of a Deployment, including those that still drain."""
     name, spec = deployment["metadata"]["name"], deployment["spec"]
-    counted = [
-        each["spec"]["maxReplicas"]
-        for each in autoscalers
-        if each["spec"]["scaleTargetRef"]["name"] == name
+    maxima = [
+        autoscaler["spec"].get(MAX_PODS_FIELD[autoscaler["kind"]], KEDA_MAX_PODS)
+        for autoscaler in autoscalers
+        if autoscaler["spec"]["scaleTargetRef"]["name"] == name
     ]
-    replicas = int(max(counted, default=spec.get("replicas", 1)))
+    replicas = int(max(maxima, default=spec.get("replicas", 1)))
     strategy = spec.get("strategy", {})
     if strategy.get("type") == "Recreate":
         return replicas
@@ -50,38 +53,42 @@ def pods_at_once(deployment: dict[str, Any], autoscalers: list[dict[str, Any]]) 
 
 def faults(manifests: list[dict[str, Any]]) -> list[str]:
     """Return a line for each Deployment that may open too many connections."""
-    configured = {
-        each["metadata"]["name"]: each.get("data", {}) for each in of_kind(manifests, "ConfigMap")
+    config_maps = {
+        config_map["metadata"]["name"]: config_map.get("data", {})
+        for config_map in of_kind(manifests, "ConfigMap")
     }
-    found = []
+    messages = []
     for deployment in of_kind(manifests, "Deployment"):
         [container, *_] = deployment["spec"]["template"]["spec"]["containers"]
         settings: dict[str, str] = {}
         for source in container.get("envFrom", []):
-            settings |= configured.get(source.get("configMapRef", {}).get("name"), {})
-        settings |= {each["name"]: each.get("value", "") for each in container.get("env", [])}
+            settings |= config_maps.get(source.get("configMapRef", {}).get("name"), {})
+        settings |= {env["name"]: env.get("value", "") for env in container.get("env", [])}
         name = deployment["metadata"]["name"]
         try:
             pool = int(settings["DATABASE_POOL_SIZE"])
             available = int(settings["DATABASE_CONNECTIONS"])
         except (KeyError, ValueError) as error:
-            found.append(f"Deployment {name}: DATABASE_POOL_SIZE and DATABASE_CONNECTIONS: {error}")
+            messages.append(
+                f"Deployment {name}: DATABASE_POOL_SIZE and DATABASE_CONNECTIONS: {error}"
+            )
             continue
-        pods = pods_at_once(deployment, of_kind(manifests, "HorizontalPodAutoscaler"))
+        autoscalers = [scaler for kind in MAX_PODS_FIELD for scaler in of_kind(manifests, kind)]
+        pods = pods_at_once(deployment, autoscalers)
         total = pool * pods + RESERVED
-        said = f"{pool} connections x {pods} pods + {RESERVED} in reserve = {total}"
+        formula = f"{pool} connections x {pods} pods + {RESERVED} in reserve = {total}"
         if total > available:
-            found.append(
-                f"Deployment {name}: {said}, above DATABASE_CONNECTIONS={available}: "
+            messages.append(
+                f"Deployment {name}: {formula}, above DATABASE_CONNECTIONS={available}: "
                 "fewer pods, a smaller DATABASE_POOL_SIZE, or more connections"
             )
         else:
-            print(f"{said} of {available}")
-    return found
+            print(f"{formula} of {available}")
+    return messages
 
 
 if __name__ == "__main__":
     load: Any = yaml.safe_load_all  # untyped
-    found = faults(list(load(sys.stdin)))
-    print("".join(f"{fault}\n" for fault in found), end="", file=sys.stderr)
-    sys.exit(1 if found else 0)
+    messages = faults(list(load(sys.stdin)))
+    print("".join(f"{message}\n" for message in messages), end="", file=sys.stderr)
+    sys.exit(1 if messages else 0)

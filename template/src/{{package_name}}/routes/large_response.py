@@ -1,4 +1,4 @@
-"""An example to measure with, and to delete: JSON of a requested size."""
+"""Example for measurements, to delete: JSON of a requested size."""
 
 import json
 from itertools import count
@@ -13,7 +13,7 @@ STATES = ("placed", "paid", "packed", "shipped", "delivered", "returned")
 
 
 def order(number: int) -> dict[str, object]:
-    """Return a row, the same one for the same number, as varied as a real table."""
+    """Return a row of pseudo-random data; the same number gives the same row."""
     mixed = number * 2_654_435_761 % 2**32  # Knuth's multiplicative hash
     return {
         "id": f"ord_{mixed:08x}",
@@ -33,7 +33,7 @@ def large_response(
 ) -> Response:
     """Return orders in a body of `size_kb` KiB, plus less than one row.
 
-    A plain function runs in a thread, so building a large body does not block other requests.
+    A plain function runs in a thread, so that building a large body does not block the event loop.
     """
     rows: list[str] = []
     length = len('{"orders":[]}')

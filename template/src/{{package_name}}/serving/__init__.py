@@ -5,7 +5,7 @@ The template owns it, and `copier update` updates it. Its packages:
 - `asgi`: middleware: request ID, limits, deadlines, headers, compression, errors.
 - `observability`: logs, access log, metrics, traces.
 - `lifecycle`: start, readiness, drain.
-- `process`: how the processes run: environment, shared output and metrics, secrets.
+- `process`: process model: environment, shared output and metrics, secrets.
 """
 
 from typing import Any

@@ -33,7 +33,7 @@ DSN_CREDENTIALS = re.compile(
 
 
 def main() -> None:
-    """Print the configuration and its faults."""
+    """Print the configuration and its faults; exit with 0, or with 3 if there is a fault."""
     parser = argparse.ArgumentParser(
         prog=f"python -m {__package__}",
         description="Print the configuration in effect, secrets masked, and check it.",
@@ -42,28 +42,31 @@ def main() -> None:
     quiet = parser.parse_args().quiet
 
     settings = load(settings_class())
-    found = [*environment.faults(settings)]
+    faults = [*environment.faults(settings)]
     if settings.environment is Environment.PRODUCTION:
-        found += missing_modules()
+        faults += missing_modules()
     if not quiet:
         print(*effective(settings), *remarks(type(settings)), sep="\n")
-    for fault in found:
+    for fault in faults:
         print(fault, file=sys.stderr)
-    raise SystemExit(STARTUP_FAILURE if found else 0)
+    raise SystemExit(STARTUP_FAILURE if faults else 0)
 
 
 def settings_class() -> type[ServingSettings]:
-    """Return `Settings` of the service's settings.py; without one, those of the serving layer."""
+    """Return `Settings` of the service's settings.py, or `ServingSettings` if there is none.
+
+    Exits with status 3 and one line if the module cannot be imported.
+    """
     module = f"{__package__.rpartition('.')[0]}.settings"
     if find_spec(module) is None:
         return ServingSettings
     try:
-        found = getattr(import_module(module), "Settings", None)
+        settings = getattr(import_module(module), "Settings", None)
     except Exception as error:
         print(f"{module} can't be imported: {type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(STARTUP_FAILURE) from None
-    if isinstance(found, type) and issubclass(found, ServingSettings):
-        return found
+    if isinstance(settings, type) and issubclass(settings, ServingSettings):
+        return settings
     return ServingSettings
 
 
@@ -77,7 +80,7 @@ def missing_modules() -> Iterator[str]:
 
 
 def effective(settings: ServingSettings) -> Iterator[str]:
-    """Yield each variable with its value: first the settings, then those that the server reads."""
+    """Yield `NAME=value` lines: first the settings, then the variables that the server reads."""
     values = settings.model_dump(mode="json", fallback=str)
     log_mask = Mask(settings.log_masked, secret_files.secrets(settings))
     in_files = secret_files.fields(type(settings))
@@ -88,7 +91,7 @@ def effective(settings: ServingSettings) -> Iterator[str]:
         value = MASK if name in in_files else masked(label, value)
         if NoDecode in field.metadata and isinstance(value, list):  # comma-separated, not JSON
             value = ",".join(map(str, value))
-        yield f"{label}={shown(value)}"
+        yield f"{label}={as_line(value)}"
     for label, value in environment.variables().items():
         yield f"{label}={value}"
     yield f"{secret_files.VARIABLE}={secret_files.directory() or ''}"
@@ -104,7 +107,7 @@ def remarks(settings: type[ServingSettings]) -> Iterator[str]:
 
 
 def masked(name: str, value: object) -> object:
-    """Return `value` with secrets masked: by its name, or by the form of the text."""
+    """Return `value` with secrets masked: those with a secret's name, and credentials in URLs."""
     if value and SECRET_NAME.search(name):
         return MASK
     if isinstance(value, dict):
@@ -116,8 +119,8 @@ def masked(name: str, value: object) -> object:
     return value
 
 
-def shown(value: object) -> str:
-    """Return one line, as the environment would hold it."""
+def as_line(value: object) -> str:
+    """Return `value` in one line, in the form that the environment variable has."""
     if value is None:
         return ""
     if isinstance(value, str) and value.isprintable():

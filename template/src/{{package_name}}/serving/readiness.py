@@ -10,15 +10,15 @@ from pydantic import BaseModel
 
 logger = logging.getLogger("uvicorn.error")
 
-# Seconds for which check results are reused, so that several probes share one run.
+# Seconds for which results are reused, so that several probes share one run of the checks.
 FRESH_SECONDS = 1.0
 
-# Returns False or raises when the dependency does not work.
-Ask = Callable[[], Awaitable[object]]
+# Returns False or raises if the dependency is not available.
+CheckFunction = Callable[[], Awaitable[object]]
 
 
 class Availability(StrEnum):
-    """The state of a process, as a load balancer sees it."""
+    """Whether a process can receive traffic."""
 
     STARTING = "starting"
     READY = "ready"
@@ -46,13 +46,13 @@ class Report(BaseModel):
 class Check:
     """A check of a dependency; `timeout` is in seconds."""
 
-    ask: Ask
+    function: CheckFunction
     timeout: float
     required: bool
 
 
 class Readiness:
-    """The availability of this process, and the checks that the team has added."""
+    """The availability of this process, and the checks added by the service."""
 
     def __init__(self) -> None:
         self.availability = Availability.STARTING
@@ -64,16 +64,16 @@ class Readiness:
     def add(
         self,
         name: str,
-        check: Ask,
+        check: CheckFunction,
         *,
         timeout: float = 2.0,
         required: bool = False,
     ) -> None:
-        """Add a check. It fails when it raises, returns False or exceeds `timeout` seconds.
+        """Add a check. It fails if it raises, returns False or exceeds `timeout` seconds.
 
         A check that is not `required` is only reported. Do not require a dependency that all
-        instances share: when it fails, every instance would leave the load balancer at once.
-        Keep the `timeout` below that of the probe. Raises `ValueError` for a name in use.
+        instances share: if it fails, the load balancer would remove every instance at once.
+        Keep the `timeout` below that of the probe. Raises `ValueError` if the name exists.
         """
         if name in self._checks:
             raise ValueError(f"a check named {name!r} exists already")
@@ -90,32 +90,32 @@ class Readiness:
         return Report(status=status, checks=outcomes)
 
     async def _fresh_outcomes(self) -> dict[str, Outcome]:
-        """Run the checks, or return the results of a run that is under way or recent."""
+        """Run the checks, or return the results of a run in progress or a recent one."""
         loop = asyncio.get_running_loop()
         running = self._running
         if running and running.done() and loop.time() >= self._fresh_until:
             running = None
         if running is None or running.get_loop() is not loop:
-            running = self._running = loop.create_task(self._ask_all())
+            running = self._running = loop.create_task(self._run_all())
         return await asyncio.shield(running)  # the other probes still wait for it
 
-    async def _ask_all(self) -> dict[str, Outcome]:
+    async def _run_all(self) -> dict[str, Outcome]:
         try:
-            outcomes = await asyncio.gather(*map(self._ask, self._checks))
+            outcomes = await asyncio.gather(*map(self._run, self._checks))
             return dict(zip(self._checks, outcomes, strict=True))
         finally:
             self._fresh_until = asyncio.get_running_loop().time() + FRESH_SECONDS
 
-    async def _ask(self, name: str) -> Outcome:
+    async def _run(self, name: str) -> Outcome:
         check, reason = self._checks[name], ""
         try:
             async with asyncio.timeout(check.timeout):
-                outcome = Outcome.FAILED if await check.ask() is False else Outcome.OK
+                outcome = Outcome.FAILED if await check.function() is False else Outcome.OK
         except TimeoutError:
             outcome = Outcome.TIMEOUT
         except Exception as error:
             outcome, reason = Outcome.FAILED, f" ({type(error).__name__}: {error})"
-        if outcome is not self._outcomes.get(name, Outcome.OK):  # a line for each change
+        if outcome is not self._outcomes.get(name, Outcome.OK):  # log changes only
             logger.warning("Check %s: %s%s", name, outcome, reason)
         self._outcomes[name] = outcome
         return outcome

@@ -1,4 +1,4 @@
-"""Settings from files, for secrets: a file has the name of its variable and holds the value."""
+"""Settings from files, for secrets: a file is named after its variable and contains the value."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ VARIABLE = VARIABLES[0]
 
 
 class SecretFiles(EnvSettingsSource):
-    """Reads the files of a directory as environment variables: same names, lists and nesting.
+    """Reads files like environment variables: with the same names, lists and nesting.
 
     One trailing newline is not part of the value. Raises `SettingsError` with one line per fault,
     none of which contains a value.
@@ -29,7 +29,7 @@ class SecretFiles(EnvSettingsSource):
                 continue
             try:
                 if variable in values:
-                    raise ValueError("is there twice: keep one")
+                    raise ValueError("exists twice: keep one")
                 values[variable] = value(file)
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
@@ -47,20 +47,20 @@ def directory() -> Path | None:
 def files() -> list[tuple[str, Path]]:
     """Return each file with the name of its variable; hidden files are skipped.
 
-    Raises `SettingsError` when the directory can't be read.
+    Raises `SettingsError` if the directory can't be read.
     """
     path = directory()
     if path is None:
         return []
     try:
-        found = sorted(path.iterdir())
+        paths = sorted(path.iterdir())
     except OSError as error:
         raise SettingsError(f"{VARIABLE}: {path}: {error.strerror}") from None
-    return [(f.name.removeprefix(NAME_PREFIX), f) for f in found if f.name[0] != "."]
+    return [(file.name.removeprefix(NAME_PREFIX), file) for file in paths if file.name[0] != "."]
 
 
 def value(file: Path) -> str:
-    """Return the value in a file. Raises `OSError` or `ValueError` with the reason if it can't."""
+    """Return the value in a file. Raises `OSError` or `ValueError`, whose text is the reason."""
     if not file.is_file():
         raise ValueError("is not a file")
     try:
@@ -74,7 +74,7 @@ def value(file: Path) -> str:
 
 
 def field_of(settings: type[BaseSettings], variable: str) -> str | None:
-    """Return the name of the field that a variable sets, wholly or in part, or None."""
+    """Return the name of the field that a variable sets, completely or in part; else None."""
     variable, delimiter = variable.lower(), settings.model_config.get("env_nested_delimiter")
     for field, name in variables(settings):
         if variable == name or (delimiter and variable.startswith(f"{name}{delimiter}")):
@@ -112,11 +112,11 @@ def _secrets(value: object, in_file: bool) -> Iterator[str]:
 
 
 def variables(settings: type[BaseSettings]) -> Iterator[tuple[str, str]]:
-    """Yield each field with each variable that sets it, in lower case."""
+    """Yield pairs of a field and a variable that sets it, in lower case."""
     prefix = settings.model_config.get("env_prefix", "")
     for field, info in settings.model_fields.items():
         alias = info.validation_alias
         choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-        names = [str(each.path[0]) if isinstance(each, AliasPath) else each for each in choices]
+        names = [str(c.path[0]) if isinstance(c, AliasPath) else c for c in choices]
         for name in (f"{prefix}{field}", *filter(None, names)):
             yield field, name.lower()

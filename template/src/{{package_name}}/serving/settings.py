@@ -1,4 +1,4 @@
-"""Settings from the environment and from files; one line for each that is invalid."""
+"""Settings from the environment and from files; an invalid one is reported in one line."""
 
 import re
 import sys
@@ -22,28 +22,28 @@ from .budget import REQUEST_TIMEOUT_SECONDS
 # uvicorn's exit status for a failed startup, which a process manager should not retry.
 STARTUP_FAILURE = 3
 
-# pydantic errors whose message may contain the value.
-REPEATING = ("assertion_error", "import_error", "union_tag_invalid", "value_error")
+# Types of pydantic errors whose message may contain the value.
+WITH_INPUT = ("assertion_error", "import_error", "union_tag_invalid", "value_error")
 QUOTED = re.compile(r"""(["'])(.+?)\1""")
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def split(value: object) -> object:
-    """Return the items of a comma-separated list; an empty string has none."""
+    """Return the items of a comma-separated string; other values unchanged."""
     if not isinstance(value, str):
         return value
     return [name.strip() for name in value.split(",")] if value.strip() else []
 
 
 def lower(value: object) -> object:
-    """Return a string in lower case, any other value unchanged."""
+    """Return a string in lower case; other values unchanged."""
     return value.lower() if isinstance(value, str) else value
 
 
 Name = Annotated[str, BeforeValidator(lower), Field(min_length=1)]
 Names = Annotated[tuple[Name, ...], NoDecode, BeforeValidator(split)]
-# As browsers send it: without a path.
+# An origin as browsers send it, without a path.
 Origin = Annotated[
     str, BeforeValidator(lower), Field(pattern=r"^(?:\*|https?://[a-z0-9.-]+(?::[0-9]+)?)$")
 ]
@@ -61,16 +61,16 @@ class Environment(StrEnum):
 
 
 class ServingSettings(BaseSettings):
-    """Settings of the serving layer. Each field is the environment variable of its name.
+    """Settings of the serving layer. Each field is read from the environment variable of its name.
 
-    If the variable is not set, the file of that name in `SECRETS_DIR` is read.
+    If the variable is not set, it is read from the file of that name in `SECRETS_DIR`.
     """
 
     model_config = SettingsConfigDict(hide_input_in_errors=True)  # it may be a secret
 
     environment: Environment = Environment.DEVELOPMENT
     # Worker threads per process for plain `def` routes and dependencies; Starlette's default.
-    # Lower it if these are CPU-bound, so that the event loop gets its share of CPU time.
+    # Lower it if they are CPU-bound, so that the event loop gets enough CPU time.
     threads: int = Field(default=40, ge=1, le=1000)
     metrics_host: str = "127.0.0.1"
     metrics_port: int = Field(default=9090, ge=0, le=65535)  # 0: any free port
@@ -83,7 +83,7 @@ class ServingSettings(BaseSettings):
     )
 
     # Seconds to the start of the response; a route may declare its own deadline. The maximum is the
-    # answer to `request_timeout_seconds`: timeouts of proxy and drain are computed from it.
+    # template's `request_timeout_seconds`: timeouts of proxy and drain are computed from it.
     request_timeout_seconds: float = Field(
         default=REQUEST_TIMEOUT_SECONDS, gt=0, le=REQUEST_TIMEOUT_SECONDS
     )
@@ -95,7 +95,7 @@ class ServingSettings(BaseSettings):
     # `*.example.com` matches every subdomain; `*` accepts every name, if the proxy checks it.
     allowed_hosts: Names = Field(default=("*",), min_length=1)
 
-    # Whether /docs, /redoc and /openapi.json are served; None: except in production.
+    # Whether to serve /docs, /redoc and /openapi.json; None: except in production.
     docs: bool | None = None
     # Origins that CORS allows; `*` for all.
     cors_origins: Origins = ()
@@ -109,13 +109,13 @@ class ServingSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return pydantic's own sources, and files after the environment: the first one wins."""
+        """Return pydantic's sources, and files after the environment; the first one wins."""
         files = secret_files.SecretFiles(settings_cls)
         return init_settings, env_settings, dotenv_settings, files, file_secret_settings
 
 
 def load(settings: type[SettingsT]) -> SettingsT:
-    """Read `settings`, or exit with status 3 and a line for each fault.
+    """Return an instance of `settings`; exit with status 3 and one line per fault if it is invalid.
 
     Each line names the variable and what it accepts, never its value, which may be a secret.
     """
@@ -123,7 +123,7 @@ def load(settings: type[SettingsT]) -> SettingsT:
         return settings()
     except ValidationError as error:
         faults = [f"{variable(settings, e['loc'])}: {accepted(e)}" for e in error.errors()]
-    except SettingsError as error:  # a file, or a list or a mapping that is not JSON
+    except SettingsError as error:  # a file, or a list or mapping that is not JSON
         faults = str(error).splitlines()
     for fault in faults:
         print(fault, file=sys.stderr)
@@ -131,25 +131,25 @@ def load(settings: type[SettingsT]) -> SettingsT:
 
 
 def variable(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
-    """Return the environment variable of a field, with the dotted path of a value inside it."""
+    """Return the environment variable of a field, with the dotted path of a nested value."""
     name, *inner = map(str, location)
     prefix = settings.model_config.get("env_prefix", "")
     return ".".join([f"{prefix}{name}".upper(), *inner])
 
 
 def accepted(error: ErrorDetails) -> str:
-    """Return the message of an error, without the value that some validators repeat in it."""
+    """Return the message of an error, with the input masked, which some messages contain."""
     message = error["msg"]
-    if error["type"] in REPEATING:
-        for given in texts(error["input"]):
-            parts = {quoted for _, quoted in QUOTED.findall(message) if quoted in given}
-            for part in sorted({given, *parts}, key=len, reverse=True):
+    if error["type"] in WITH_INPUT:
+        for text in texts(error["input"]):
+            parts = {quoted for _, quoted in QUOTED.findall(message) if quoted in text}
+            for part in sorted({text, *parts}, key=len, reverse=True):
                 message = message.replace(part, "***")
     return message
 
 
 def texts(value: object) -> Iterator[str]:
-    """Yield each string in a value; short ones are skipped, since they occur in any message."""
+    """Yield each string in a value; short ones are skipped, because they occur in many messages."""
     if isinstance(value, dict | list | tuple):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from texts(inner)

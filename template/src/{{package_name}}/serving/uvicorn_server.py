@@ -1,7 +1,7 @@
 """Access to internals of the running uvicorn server that have no public interface.
 
-All of it is in this module. tests/serving/test_uvicorn_server.py fails when uvicorn changes one of
-them, and names it.
+No other module uses them. If uvicorn changes one, tests/serving/test_uvicorn_server.py fails and
+names it.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ PARSERS = {
 
 
 def running_server() -> Server | None:
-    """Return the uvicorn server of this process; None under a test client, which has none.
+    """Return the uvicorn server of this process, or None, as under a test client.
 
-    uvicorn handles SIGTERM with a method of its `Server`, from before the lifespan starts until
+    uvicorn's SIGTERM handler is a method of its `Server`, from before the lifespan starts until
     after it ends.
     """
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
@@ -34,7 +34,7 @@ def running_server() -> Server | None:
 
 
 def parser_name(server: Server) -> str:
-    """Return the name of the HTTP parser, as the server resolved it from `auto`."""
+    """Return the HTTP parser in use, such as `httptools`; `auto` is resolved."""
     module: str = server.config.http_protocol_class.__module__
     return PARSERS.get(module, module)
 
@@ -56,9 +56,9 @@ def announce_close(server: Server) -> None:
 
 
 def in_flight(server: Server) -> bool:
-    """Tell whether an application runs for a request or a WebSocket, or a response is being sent.
+    """Return whether a request or WebSocket is being handled, or a response being sent.
 
-    A connection without a request is not in flight.
+    Idle connections do not count.
     """
     state = server.server_state
     return bool(state.tasks) or any(
@@ -67,21 +67,21 @@ def in_flight(server: Server) -> bool:
 
 
 def activity(server: Server) -> tuple[int, frozenset[object]]:
-    """Return the request count and the open connections, which change while clients are active.
+    """Return the request count and the open connections, to compare with a later call.
 
-    A client that only keeps its connection open changes nothing.
+    Idle connections do not change the result.
     """
     state = server.server_state
     return state.total_requests, frozenset(state.connections)
 
 
 def close_websockets(server: Server) -> None:
-    """Close each WebSocket with code 1012, "service restart", unless its handshake is under way."""
+    """Close each open WebSocket with code 1012, "service restart"."""
     for connection in [*server.server_state.connections]:
         protocol: Any = connection
         if getattr(protocol, "handshake_complete", False) and not protocol.transport.is_closing():
             protocol.shutdown()
-            # uvicorn's shutdown would send a second close frame, which raises an error.
+            # Another shutdown() would send a second close frame, which raises an error.
             protocol.shutdown = protocol.transport.close
 
 
@@ -90,7 +90,7 @@ async def listen(
 ) -> Callable[[], None]:
     """Serve a second application on another port, in the process and event loop of `server`.
 
-    Returns a function that stops it. Raises `OSError` when the port is not available.
+    Returns a function that stops it. Raises `OSError` if the port is not available.
     """
     parser = server.config.http_protocol_class
     config = Config(app, http=parser, lifespan="off", log_config=None, server_header=False)
@@ -108,16 +108,16 @@ async def listen(
 
 
 def is_uvicorn(receive: Receive) -> bool:
-    """Tell whether uvicorn itself calls the application, not a test client or a middleware."""
+    """Return whether `receive` is uvicorn's, not a test client's or a middleware's."""
     owner = getattr(receive, "__self__", None)
     return type(owner).__module__.startswith("uvicorn.protocols.")
 
 
 def is_forwarded(scope: Scope, receive: Receive) -> bool:
-    """Tell whether a trusted proxy (`--forwarded-allow-ips`) has set the client's address.
+    """Return whether a trusted proxy (`--forwarded-allow-ips`) has set the client's address.
 
-    uvicorn takes it from X-Forwarded-For. Its port is 0, which no TCP connection has, unless the
-    header has one: then the address differs from that of the connection.
+    uvicorn reads it from X-Forwarded-For, with port 0, which no TCP connection has. If the header
+    contains a port, the address differs from that of the connection.
     """
     client = scope.get("client")
     if client is None or client[1] == 0:

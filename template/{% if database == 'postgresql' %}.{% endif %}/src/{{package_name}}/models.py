@@ -9,7 +9,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 class Base(DeclarativeBase):
     """Base of all tables."""
 
-    # Constraints have names, by which a migration can change them.
+    # Constraints have names, so that migrations can change them.
     metadata = MetaData(
         naming_convention={
             "ix": "%(table_name)s_%(column_0_N_name)s_index",
@@ -22,7 +22,7 @@ class Base(DeclarativeBase):
 
 
 class Note(Base):
-    """An example, to delete together with `routes/notes.py`."""
+    """Example, to delete together with `routes/notes.py`."""
 
     __tablename__ = "notes"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "deploy/kubernetes/overlays"
 EXEMPT = "# for every hostname"
-# Per kind: how a JSON patch and how a manifest set the hostname.
+# Per kind: the path in a JSON patch, and the pattern in a manifest, that set the hostname.
 HOSTNAMES = {
     "HTTPRoute": ("/spec/hostnames", r"^ *hostnames:"),
     "Ingress": ("/spec/rules/0/host", r"^ *(?:- )?host:"),
@@ -51,19 +51,20 @@ def name_of(document: str) -> str:
 
 
 def routes_without_hostname(overlay: Path) -> Iterator[tuple[str, str]]:
-    """Yield the kind and name of each route that matches every host."""
-    found = list(documents(list(reachable(overlay, set()))))
+    """Yield kind and name of each route without a hostname."""
+    all_documents = list(documents(list(reachable(overlay, set()))))
     for kind, (patch, field) in HOSTNAMES.items():
-        manifests = [each for each in found if re.search(rf"^ *kind: {kind}$", each, re.MULTILINE)]
-        routes = {name_of(each) for each in manifests if re.search(r"^spec:", each, re.MULTILINE)}
-        deleted = {name_of(each) for each in manifests if "$patch: delete" in each}
-        named = {name_of(each) for each in manifests if re.search(field, each, re.MULTILINE)}
-        if not any(patch in each for each in found):
+        is_kind = re.compile(rf"^ *kind: {kind}$", re.MULTILINE)
+        manifests = [text for text in all_documents if is_kind.search(text)]
+        routes = {name_of(text) for text in manifests if re.search(r"^spec:", text, re.MULTILINE)}
+        deleted = {name_of(text) for text in manifests if "$patch: delete" in text}
+        named = {name_of(text) for text in manifests if re.search(field, text, re.MULTILINE)}
+        if not any(patch in text for text in all_documents):
             yield from ((kind, name) for name in sorted(routes - named - deleted))
 
 
 def faults() -> Iterator[str]:
-    """Yield a line for each of them."""
+    """Yield a line for each route without a hostname."""
     for path in sorted(OVERLAYS.rglob("kustomization.yaml")):
         text = path.read_text(encoding="utf-8")
         if re.search("^kind: Component$", text, re.MULTILINE) or EXEMPT in text:
@@ -76,6 +77,6 @@ def faults() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    found = list(faults())
-    print("".join(f"{fault}\n" for fault in found), end="")
-    sys.exit(1 if found else 0)
+    messages = list(faults())
+    print("".join(f"{message}\n" for message in messages), end="")
+    sys.exit(1 if messages else 0)

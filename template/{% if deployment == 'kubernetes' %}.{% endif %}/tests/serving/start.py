@@ -1,4 +1,4 @@
-"""Start the server as the image does: its CMD, with another application and port."""
+"""The CMD of the image, with another application and port."""
 
 import json
 import re
@@ -10,10 +10,10 @@ EXIT_AFTER_SIGTERM = -signal.SIGTERM  # 0 as PID 1 of a container
 
 
 def start_command(application: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """Return the command line and the environment."""
-    found = re.search(r"^CMD (\[.*?\])", DOCKERFILE.read_text().replace("\\\n", ""), re.MULTILINE)
-    assert found
-    command = json.loads(found[1])
+    """Return the command line and the additional environment variables."""
+    match = re.search(r"^CMD (\[.*?\])", DOCKERFILE.read_text().replace("\\\n", ""), re.MULTILINE)
+    assert match
+    command = json.loads(match[1])
     command[1] = application
     command[command.index("--host") + 1] = "127.0.0.1"
     command[command.index("--port") + 1] = str(port)

@@ -15,14 +15,14 @@ def options(settings: ServingSettings) -> dict[str, Any]:
 
 
 def is_open(settings: ServingSettings) -> bool:
-    """Tell whether the documentation is served: by default everywhere but in production."""
+    """Return whether the documentation is served: by default, except in production."""
     if settings.docs is None:
         return settings.environment is not Environment.PRODUCTION
     return settings.docs
 
 
 def install(app: FastAPI, settings: ServingSettings) -> None:
-    """Remove the documentation of `app` if it is not served; allow the configured CORS origins."""
+    """Remove the documentation of `app` unless it is served, and add CORS middleware."""
     if app.openapi_url and not is_open(settings):  # built without `options`
         remove_documentation(app)
     if settings.cors_origins:

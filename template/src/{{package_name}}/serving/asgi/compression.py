@@ -1,8 +1,8 @@
-"""Compression of responses: zstd, brotli or gzip, as `Accept-Encoding` asks (RFC 9110, 12.5.3).
+"""Compression of responses: zstd, brotli or gzip, by `Accept-Encoding` (RFC 9110, 12.5.3).
 
-Not compressed are small responses, media types that already are, server-sent events, ranges, and
-responses with a `Content-Encoding` or `Cache-Control: no-transform`. The decision needs only the
-headers, so they are sent at once, before the first part of a stream.
+Small responses, already compressed media types, server-sent events, ranges, and responses with
+`Content-Encoding` or `Cache-Control: no-transform` are not compressed. The decision depends only
+on the headers, so they are sent at once, before the first part of a stream.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ COMPRESSIBLE = re.compile(
 )
 # Statuses without a body, or with a part of one.
 UNTOUCHED_STATUS = frozenset({204, 205, 206, 304})
-# Headers that a transformed body would invalidate.
+# Headers that would not match a compressed body.
 UNTOUCHED_HEADERS = frozenset(
     {
         *(b"content-encoding", b"content-range", b"content-digest", b"repr-digest"),
@@ -52,10 +52,11 @@ UNTOUCHED_HEADERS = frozenset(
     }
 )
 
-# With these the server sends a file itself, so its content does not pass through here.
+# With these extensions the server sends a file itself, so its content can't be compressed here.
 UNTOUCHED_EXTENSIONS = frozenset({"http.response.pathsend", "http.response.zerocopysend"})
 
-# Compresses a part of a body, flushed so that the client can read it; True for the last part.
+# Compresses a part of a body and flushes it, so that the client can decode it. The second argument
+# is True for the last part.
 Encode = Callable[[bytes, bool], bytes]
 
 
@@ -85,7 +86,7 @@ CODINGS: dict[bytes, Callable[[], Encode]] = {b"zstd": _zstd, b"br": _brotli, b"
 
 @lru_cache(maxsize=256)
 def best_coding(accept_encoding: bytes, *, is_stream: bool = False) -> bytes | None:
-    """Return the coding that an `Accept-Encoding` header prefers, or None.
+    """Return the preferred coding of an `Accept-Encoding` header, or None for no compression.
 
     Never brotli for a stream: it may be open for hours, and brotli keeps half a megabyte.
     """
@@ -101,23 +102,24 @@ def best_coding(accept_encoding: bytes, *, is_stream: bool = False) -> bytes | N
 
 
 def _weight(parameters: list[bytes]) -> float:
+    """Return the weight of a coding, from 0 to 1; 0 if it is malformed."""
     if not parameters:
         return 1.0
     [parameter, *more] = parameters
-    found = re.fullmatch(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", parameter)
-    return float(found[1]) if found and not more else 0.0
+    match = re.fullmatch(rb"q=(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)", parameter)
+    return float(match[1]) if match and not more else 0.0
 
 
 @lru_cache(maxsize=256)
 def compressible(content_type: bytes) -> bool:
-    """Tell whether bodies of a media type are worth compressing."""
+    """Return whether bodies of a media type are worth compressing."""
     return COMPRESSIBLE.match(content_type) is not None
 
 
 def negotiate(scope: Scope, start: Message) -> "Compressor | None":
     """Return the compressor for a response, given its start, or None to send it unchanged."""
     content_type, is_stream = b"", True
-    for name, value in start["headers"]:  # never missing: `headers.completed` adds some
+    for name, value in start["headers"]:  # always present: `headers.completed` adds some
         name = name.lower()
         if name == b"content-length" and value.isdigit():
             is_stream = False
@@ -136,7 +138,7 @@ def negotiate(scope: Scope, start: Message) -> "Compressor | None":
     headers = scope.get("headers", ())
     accepted = b",".join(value for name, value in headers if name == b"accept-encoding")
     coding = best_coding(accepted[:256], is_stream=is_stream)
-    if scope.get("http_version") == "1.0":  # has no chunked encoding
+    if scope.get("http_version") == "1.0":  # without chunked encoding
         coding = None
     return Compressor(coding, has_body=scope["method"] != "HEAD")
 

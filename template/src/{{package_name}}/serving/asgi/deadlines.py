@@ -21,10 +21,9 @@ from starlette.types import Scope
 
 from ..budget import REQUEST_TIMEOUT_SECONDS
 from ..observability.route_template import matched_route
+from .wrap import ROUTED_KEY
 
 logger = logging.getLogger(__name__)
-
-SCOPE_KEY = "serving.deadline"
 
 Task = asyncio.Task[Any]
 Children = Mapping[int, list[Task]]
@@ -38,8 +37,8 @@ def deadline(seconds: float | None) -> Any:
 
     `seconds` is the time from the start of the request to the start of the response; None means no
     deadline: `@router.post("/report", dependencies=[deadline(60)])`. The innermost one applies.
-    Raises `ValueError` above the answer to `request_timeout_seconds`, from which every other
-    timeout is computed.
+    Raises `ValueError` if `seconds` is not positive or exceeds the template's
+    `request_timeout_seconds`, from which all other timeouts are computed.
     """
     if seconds is not None and not 0 < seconds <= REQUEST_TIMEOUT_SECONDS:
         raise ValueError(
@@ -50,24 +49,27 @@ def deadline(seconds: float | None) -> Any:
 
 
 class DeclaredDeadline:
-    """The dependency: it sets the deadline of the request in which it runs."""
+    """A dependency that sets the deadline of its request."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
 
     async def __call__(self, connection: HTTPConnection) -> None:
         """Set the deadline of this request."""
-        found = connection.scope.get(SCOPE_KEY)
-        if isinstance(found, Deadline):  # a WebSocket has none
-            found.move(self.seconds)
+        current = connection.scope.get(ROUTED_KEY)
+        if isinstance(current, Deadline):  # a WebSocket has none
+            current.move(self.seconds)
 
 
 def declared(scope: Scope) -> DeclaredDeadline | None:
-    """Return the deadline of the matched route; dependencies run only after the body is read."""
+    """Return the deadline that the matched route declares, or None.
+
+    Dependencies run only after the body has been read, which may be too late.
+    """
     dependant = getattr(matched_route(scope), "dependant", None)
     dependencies = getattr(dependant, "dependencies", ())
-    found = [d.call for d in dependencies if isinstance(d.call, DeclaredDeadline)]
-    return found[-1] if found else None
+    deadlines = [d.call for d in dependencies if isinstance(d.call, DeclaredDeadline)]
+    return deadlines[-1] if deadlines else None
 
 
 class Deadline:
@@ -85,17 +87,17 @@ class Deadline:
         self.seconds: float | None = deadlines.seconds
         self.cancel_scope = deadlines.cancel_scope_class()
         self.task = asyncio.current_task(deadlines.loop)
-        self.timer: asyncio.TimerHandle | None = None  # only of a deadline that the route declares
+        self.timer: asyncio.TimerHandle | None = None  # only if the route declares a deadline
         self.is_over = self.expired = False
         self.stack = ""
 
     def end(self) -> None:
-        """Stop counting: the response has begun, or the request is over."""
+        """Stop the deadline: the response has started, or the request has ended."""
         if self.is_over:
             return
         self.is_over = True
         self.deadlines.waiting.pop(self, None)
-        self.scope.pop(SCOPE_KEY, None)  # otherwise a reference cycle
+        self.scope.pop(ROUTED_KEY, None)  # it would be a reference cycle
         if self.timer:
             self.timer.cancel()
 
@@ -106,15 +108,15 @@ class Deadline:
             self.timer.cancel()
         self.seconds = seconds
         if seconds is not None:
-            left = self.started + seconds - perf_counter()
-            self.timer = call_later(left, self.expire)
+            remaining = self.started + seconds - perf_counter()
+            self.timer = call_later(remaining, self.expire)
 
     def expire(self) -> None:
         """Cancel the request, unless its route declares another deadline."""
         if self.is_over:
             return
-        if (own := declared(self.scope)) and own.seconds != self.seconds:
-            self.move(own.seconds)
+        if (route := declared(self.scope)) and route.seconds != self.seconds:
+            self.move(route.seconds)
             return
         self.end()
         self.expired = True
@@ -123,7 +125,7 @@ class Deadline:
         self.cancel_scope.cancel()
 
     def log(self, error: BaseException | None) -> None:
-        """Log a cancelled request: where it waited, and what it raised."""
+        """Log a cancelled request, with the stack at its deadline and the exception it raised."""
         logger.error(
             "No response within %s s: cancelled %s %s",
             *(self.seconds, self.scope["method"], self.scope["path"]),
@@ -133,31 +135,31 @@ class Deadline:
 
 
 class Deadlines:
-    """The deadlines of an event loop; one timer serves those of the default length."""
+    """The deadlines of an event loop; those of the default length share one timer."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.loop = asyncio.get_running_loop()
-        self.waiting: dict[Deadline, None] = {}  # the oldest first
+        self.waiting: dict[Deadline, None] = {}  # oldest first
         self.timer: asyncio.TimerHandle | None = None
-        # The class for this event loop, which `CancelScope()` would look up each time.
+        # `CancelScope()` would look up the class for this event loop on each call.
         self.cancel_scope_class = type(CancelScope())
 
     def begin(self, scope: Scope, started: float) -> Deadline:
         """Start the deadline of a request that began at `started`, a value of `perf_counter()`."""
-        deadline = scope[SCOPE_KEY] = Deadline(self, scope, started)
+        deadline = scope[ROUTED_KEY] = Deadline(self, scope, started)
         self.waiting[deadline] = None
         if self.timer is None:
             self.timer = call_later(self.seconds, self.expire)
         return deadline
 
     def expire(self) -> None:
-        """Expire what is due, and set the timer for the next."""
+        """Expire the deadlines that are due, and set the timer for the next one."""
         self.timer = None
         for deadline in list(self.waiting):
-            left = deadline.started + self.seconds - perf_counter()
-            if left > 0:
-                self.timer = call_later(left, self.expire)
+            remaining = deadline.started + self.seconds - perf_counter()
+            if remaining > 0:
+                self.timer = call_later(remaining, self.expire)
                 return
             deadline.expire()
 
@@ -168,8 +170,8 @@ def running_children() -> Children:
     The result is cached briefly, because many requests may expire at once.
     """
     loop = asyncio.get_running_loop()
-    if (found := _children.get(loop)) and loop.time() < found[0] + 0.05:
-        return found[1]
+    if (cached := _children.get(loop)) and loop.time() < cached[0] + 0.05:
+        return cached[1]
     tasks = {id(task): task for task in asyncio.all_tasks()}
     children = defaultdict(list)
     for info in get_running_tasks():
@@ -180,7 +182,7 @@ def running_children() -> Children:
 
 
 def call_later(seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle:
-    """Call a function later, in a task: where sniffio is installed, anyio needs one."""
+    """Call a function after a delay, in a task: with sniffio installed, anyio requires one."""
     loop = asyncio.get_running_loop()
 
     async def call() -> None:

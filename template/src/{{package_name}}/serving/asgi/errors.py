@@ -19,13 +19,13 @@ from . import request_id
 
 logger = logging.getLogger(__name__)
 
-# As proxies log it: the client has closed its connection before the response was complete.
+# The status that proxies log for a client that disconnected before the response was complete.
 CLIENT_CLOSED_REQUEST = 499
-# FastAPI's message for every exception while it reads a body.
+# FastAPI's message for any exception while it reads a body.
 UNREADABLE_BODY = "There was an error parsing the body"
 MEDIA_TYPE = "application/problem+json"
 TITLES = {status.value: status.phrase for status in HTTPStatus}
-# The schema of each operation's errors, instead of FastAPI's for validation errors.
+# The schema of errors of each operation, instead of FastAPI's schema of validation errors.
 ERROR_SCHEMA = {
     "type": "object",
     "properties": {
@@ -49,9 +49,9 @@ SCHEMA = {
 
 
 def install(app: FastAPI, *, problems: bool = True) -> None:
-    """Return errors of `app` as problems; handlers that it already has are kept.
+    """Return errors of `app` as problems; existing handlers are kept.
 
-    Without `problems` errors have FastAPI's bodies: `{"detail": …}`, and text for a 500.
+    With `problems=False`, errors have FastAPI's bodies: `{"detail": …}`, or text for a 500.
     """
     handlers: dict[Any, Any] = app.exception_handlers
     handlers.setdefault(ClientDisconnect, client_disconnected)
@@ -73,28 +73,28 @@ def install(app: FastAPI, *, problems: bool = True) -> None:
 
 async def http_error(_: Request, error: HTTPException) -> Response:
     """Return an HTTP exception of the application or the framework as a problem."""
-    if error.status_code in (204, 205, 304):  # these carry no body
+    if error.status_code in (204, 205, 304):  # these have no body
         return Response(status_code=error.status_code, headers=error.headers)
     match unreadable_body(error):
-        case ClientDisconnect() as gone:
-            return await client_disconnected(_, gone)
+        case ClientDisconnect() as disconnect:
+            return await client_disconnected(_, disconnect)
         case OSError() | MemoryError():
             return problem(500)
     return problem(error.status_code, error.detail, headers=error.headers)
 
 
 async def framework_error(request: Request, error: HTTPException) -> Response:
-    """Answer as FastAPI does, but for a body that could not be read."""
+    """Respond as FastAPI does, unless the body could not be read."""
     match unreadable_body(error):
-        case ClientDisconnect() as gone:
-            return await client_disconnected(request, gone)
+        case ClientDisconnect() as disconnect:
+            return await client_disconnected(request, disconnect)
         case OSError() | MemoryError():
             return PlainTextResponse("Internal Server Error", 500)
     return await http_exception_handler(request, error)
 
 
 def unreadable_body(error: HTTPException) -> BaseException | None:
-    """Return why the body could not be read, and log what is a fault of the server."""
+    """Return the error that prevented reading the body, or None; log it if the server caused it."""
     if error.status_code != 400 or error.detail != UNREADABLE_BODY:
         return None
     if isinstance(error.__cause__, OSError | MemoryError):  # the disk may be full
@@ -103,13 +103,13 @@ def unreadable_body(error: HTTPException) -> BaseException | None:
 
 
 async def validation_error(_: Request, error: RequestValidationError) -> Response:
-    """Return location and message of each error, but not the input, which may be a secret."""
+    """Return the location and message of each error, without the input, which may be a secret."""
     errors = [{"loc": e["loc"], "msg": e["msg"], "type": e["type"]} for e in error.errors()]
     return problem(422, "The request is not valid", errors=errors)
 
 
 async def client_disconnected(_: Request, __: ClientDisconnect) -> Response:
-    """Return the status of a client that has disconnected."""
+    """Return 499: the client has disconnected."""
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
@@ -125,7 +125,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     **extensions: object,
 ) -> JSONResponse:
-    """Return a problem without a `type`: its title is the phrase of the HTTP status.
+    """Return a problem without a `type`: its title is the reason phrase of the HTTP status.
 
     It contains the request ID, so that a user's report can be found in the log.
     """

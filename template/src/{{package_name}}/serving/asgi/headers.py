@@ -1,4 +1,4 @@
-"""Headers of every response, unless the application sets its own."""
+"""Default headers of responses; the application can override each."""
 
 from starlette.types import Message
 
@@ -11,7 +11,7 @@ SECURITY: list[Header] = [
     (b"x-content-type-options", b"nosniff"),
 ]
 NO_STORE = (b"cache-control", b"no-store")
-# A response with a validator, such as a static file, may be stored: it is checked before each use.
+# A response with a validator, such as a static file, may be stored, and revalidated on each use.
 NO_CACHE = (b"cache-control", b"no-cache")
 VALIDATORS = frozenset({b"etag", b"last-modified"})
 DEFAULTS = (*SECURITY, NO_STORE)
@@ -19,7 +19,7 @@ EXCEPTIONS = VALIDATORS | {b"expires", b"x-request-id"} | {name for name, _ in D
 
 
 def completed(start: Message, request_id: str) -> Message:
-    """Return a copy of a response's start with these headers and the request ID.
+    """Return a copy of a response's start with the default headers and the request ID.
 
     A copy, because the application may send the same message again.
     """

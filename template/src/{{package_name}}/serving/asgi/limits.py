@@ -17,7 +17,7 @@ HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]*)?", re.IGNORECASE)
 
 
 class Limits:
-    """The limits and the current counts."""
+    """The limits of this process, and its current numbers of requests and WebSockets."""
 
     def __init__(self, settings: ServingSettings) -> None:
         self.in_flight = 0
@@ -35,17 +35,18 @@ class Limits:
 
     @property
     def deadlines(self) -> Deadlines:
-        """The deadlines of the running event loop: tests may have several, each in a thread."""
+        """The deadlines of the running event loop; tests may run several loops in threads."""
         loop, current = asyncio.get_running_loop(), self._current
         if current is None or current.loop is not loop:
             current = self._current = self._deadlines.setdefault(loop, Deadlines(self.timeout))
         return current
 
     def refusal(self, scope: Scope, headers: Mapping[bytes, bytes]) -> HTTPException | None:
-        """Return the refusal of a request or handshake, or None to pass it to the application.
+        """Return the error with which to refuse a request or handshake, or None to accept it.
 
-        Health checks pass: they have no host name, and matter most under load. A preflight request
-        passes at the concurrency limit: a browser would report its refusal as a CORS error.
+        Health checks are exempt: they have no host name, and matter most under load. Preflight
+        requests are exempt from the concurrency limit: a browser would report a refusal as a CORS
+        error.
         """
         count = self.websockets_open if scope["type"] == "websocket" else self.in_flight
         is_full = count > self.max_concurrency
@@ -58,17 +59,17 @@ class Limits:
         return None
 
     def _is_allowed(self, header: str) -> bool:
-        found = HOST.fullmatch(header)
-        host = found[1].lower() if found else ""
+        match = HOST.fullmatch(header)
+        host = match[1].lower() if match else ""
         return host in self._hosts or (bool(self._domains) and host.endswith(self._domains))
 
 
 def is_health(scope: Scope) -> bool:
-    """Tell whether a request is a health check, with or without the path prefix of a proxy."""
+    """Return whether a request is a health check, with or without the path prefix of a proxy."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "")) in PATHS
 
 
 def is_preflight(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
-    """Tell whether a request is a CORS preflight."""
+    """Return whether a request is a CORS preflight."""
     return scope.get("method") == "OPTIONS" and b"access-control-request-method" in headers

@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 from time import perf_counter
 from typing import Any
 
+from anyio import CancelScope
 from anyio.lowlevel import checkpoint
 from fastapi import FastAPI, HTTPException
 from starlette.datastructures import Headers
@@ -17,24 +18,24 @@ from ..observability.access_log import AccessLog
 from ..uvicorn_server import is_uvicorn, log_exception
 from . import headers, request_id
 from .compression import Compressor, negotiate
-from .deadlines import SCOPE_KEY
 from .errors import CLIENT_CLOSED_REQUEST, problem
 from .limits import Limits, is_health, is_preflight
+from .wrap import ROUTED_KEY
 
 BODY_LIMIT_HEADERS = frozenset(PlainTextResponse("Content Too Large").raw_headers)
 
 
 class ServingMiddleware:
-    """Wraps the whole application, so that every response passes through it.
+    """Wraps the whole application, so that it handles every response.
 
-    One class does all of it, because each further wrapper of `send` costs more than its work.
+    One class does all of it, because each further wrapper of `send` would cost more than its work.
     """
 
     def __init__(
         self, app: ASGIApp, fastapi: FastAPI, limits: Limits, access_log: AccessLog
     ) -> None:
         self.app = app
-        # A route with its own `max_body_size=` changes the limit of the same counter.
+        # A route with `max_body_size=` changes the limit of this middleware.
         self.app_with_body = RequestBodyLimitMiddleware(app, limits.max_body_bytes)
         self.fastapi = fastapi
         self.limits = limits
@@ -43,19 +44,19 @@ class ServingMiddleware:
         self.is_prepared = False
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if SCOPE_KEY in scope:  # another application with this layer has mounted this one
+        if ROUTED_KEY in scope:  # mounted in another application with this layer
             return self.app(scope, receive, send)
         if not self.is_prepared:
             self.prepare()
         if scope["method"] == "HEAD" and is_health(scope):
-            scope = {**scope, "method": "GET"}  # the server leaves out the body
+            scope = {**scope, "method": "GET"}  # the server omits the body
         return Exchange(self, scope, receive, send).run()
 
     def prepare(self) -> None:
         """Use the CORS middleware that the application added after `install`."""
         self.is_prepared = True
         for cls, args, kwargs in self.fastapi.user_middleware:
-            # Not a subclass: it may withhold CORS from some paths.
+            # Not a subclass, which may exclude some paths from CORS.
             if cls is CORSMiddleware and self.cors is None:  # the outermost one
                 self.cors = CORSMiddleware(self.app, *args, **kwargs)
 
@@ -77,8 +78,8 @@ class Exchange:
 
     __slots__ = (
         *("middleware", "scope", "receive_from_server", "send_to_server", "request_headers"),
-        *("started", "ids", "status", "size", "is_complete", "is_client_gone", "is_replaced"),
-        *("deadline", "compressor"),
+        *("started", "ids", "status", "size", "is_complete", "is_disconnected", "is_replaced"),
+        *("is_timed_out", "deadline", "compressor"),
     )
 
     def __init__(
@@ -94,23 +95,24 @@ class Exchange:
         self.ids = request_id.identify(scope, receive, self.request_headers)
         self.deadline = middleware.limits.deadlines.begin(scope, self.started)
         self.status = self.size = 0
-        self.is_complete = self.is_client_gone = self.is_replaced = False
+        self.is_complete = self.is_disconnected = False
+        self.is_replaced = self.is_timed_out = False
         self.compressor: Compressor | None = None
 
     async def run(self) -> None:
         """Handle the request."""
         middleware, deadline, scope = self.middleware, self.deadline, self.scope
-        limits, sent = middleware.limits, self.request_headers
+        limits, request_headers = middleware.limits, self.request_headers
         token = request_id.bind(self.ids)
         limits.in_flight += 1
         error: BaseException | None = None
         try:
             try:
                 with deadline.cancel_scope:
-                    if refusal := limits.refusal(scope, sent):
+                    if refusal := limits.refusal(scope, request_headers):
                         await self.refuse(refusal)
-                    elif middleware.cors and is_preflight(scope, sent):
-                        # Before middleware of the service: a preflight has no token to check.
+                    elif middleware.cors and is_preflight(scope, request_headers):
+                        # Before the service's middleware: a preflight has no token to check.
                         await middleware.cors(scope, self.receive, self.send)
                     elif self.has_body() and MAX_BODY_SIZE_SCOPE_KEY not in scope:
                         await middleware.app_with_body(scope, self.receive, self.send)
@@ -126,40 +128,40 @@ class Exchange:
                 deadline.log(error)
                 error = None
             if deadline.expired and not self.status:
-                await self.replace(timeout())
+                await self.time_out()
             elif error and not self.status:
                 await problem(500)(scope, self.receive, self.send)
             if error and self.is_complete and is_uvicorn(self.receive_from_server):
-                log_exception(error)  # as uvicorn would, which closes the connection as well
+                log_exception(error)  # as uvicorn does, but without closing the connection
             elif error:
                 raise error
         finally:
             if not self.is_complete:
                 self.log()
             if self.is_complete or not is_uvicorn(self.receive_from_server):
-                request_id.unbind(token)  # otherwise uvicorn still logs the exception
+                request_id.unbind(token)  # else uvicorn logs the exception with these IDs
             del error
 
     def has_body(self) -> bool:
-        """Tell whether the request has a body."""
+        """Return whether the request has a body."""
         names = self.request_headers
         return b"content-length" in names or b"transfer-encoding" in names
 
     async def receive(self) -> Message:
-        """Receive a message, and note when the client disconnects."""
+        """Receive a message, and record a disconnected client."""
         message = await self.receive_from_server()
         if message["type"] == "http.disconnect" and not self.is_complete:
-            self.is_client_gone = True
+            self.is_disconnected = True
         return message
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Send a message of the application."""
+        """Send a message from the application."""
         if message["type"] == "http.response.start":
             return self.start(message)
         if self.deadline.expired and not self.status:
-            return checkpoint()  # the start was withheld, and a shielded scope raised nothing
+            return checkpoint()  # the start was not sent, and a shielded scope raised nothing
         if self.is_replaced and self.is_complete:
-            return nothing()  # the rest of the response that was replaced
+            return nothing()  # the rest of a replaced response
         if self.compressor and message["type"] == "http.response.body":
             return self.compressor.send(message, self.send_part)
         return self.send_part(message)
@@ -167,10 +169,11 @@ class Exchange:
     def start(self, message: Message) -> Awaitable[None]:
         """Send the start of the response."""
         if message["status"] == 413 and is_body_limit(message) and not self.is_replaced:
-            return self.replace(HTTPException(413))
-        if self.deadline.expired and not self.is_replaced:
+            self.is_replaced = True
+            return self.refuse(HTTPException(413))
+        if self.deadline.expired and not self.is_timed_out:
             # The rest would be cut off, so respond with 504; the error behind a 500 is logged.
-            return self.replace(timeout()) if message["status"] == 500 else checkpoint()
+            return self.time_out() if message["status"] == 500 else checkpoint()
         if not self.status:
             self.status = message["status"]
             self.deadline.end()
@@ -183,13 +186,15 @@ class Exchange:
             return send_with_cors(self.middleware.cors, message, self.scope, self.send_to_server)
         return self.send_to_server(message)
 
-    def replace(self, refusal: HTTPException) -> Awaitable[None]:
-        """Respond with `refusal` instead of the response of the application or the framework."""
-        self.is_replaced = True
-        return self.refuse(refusal)
+    async def time_out(self) -> None:
+        """Respond with 504 instead of the application, which is cancelled."""
+        self.is_replaced = self.is_timed_out = True
+        with CancelScope(shield=True):
+            # The request body may be unread.
+            await self.refuse(HTTPException(504, headers={"Connection": "close"}))
 
     async def refuse(self, refusal: HTTPException) -> None:
-        """Respond with `refusal` through the application's handlers, or a problem if they fail."""
+        """Respond with `refusal` through the application's handlers; if they fail, as a problem."""
         try:
             await self.middleware.refuse(refusal, self.scope, self.receive, self.send)
         except Exception as error:
@@ -208,24 +213,19 @@ class Exchange:
         return self.send_to_server(message)
 
     def log(self) -> None:
-        """Measure and log the request."""
-        status = CLIENT_CLOSED_REQUEST if self.is_client_gone else self.status or 500
+        """Add the request to metrics and access log."""
+        status = CLIENT_CLOSED_REQUEST if self.is_disconnected else self.status or 500
         seconds = perf_counter() - self.started
-        scope = self.deadline.scope  # the one with the route
+        scope = self.deadline.scope  # it contains the route
         self.middleware.access_log.add(scope, status, seconds, self.size, self.ids)
 
 
 def is_body_limit(start: Message) -> bool:
-    """Tell whether a response is that of Starlette's body limit, which bypasses the handlers."""
+    """Return whether a response is from Starlette's body limit, which bypasses the handlers."""
     headers = start.get("headers", ())
     others = {name for name, _ in headers} - {name for name, _ in BODY_LIMIT_HEADERS} - {b"vary"}
     is_plain = all(name.startswith(b"access-control-") for name in others)
     return is_plain and BODY_LIMIT_HEADERS.issubset(headers)
-
-
-def timeout() -> HTTPException:
-    """Return the refusal of a request past its deadline; its body may be unread."""
-    return HTTPException(504, headers={"Connection": "close"})
 
 
 async def nothing() -> None:

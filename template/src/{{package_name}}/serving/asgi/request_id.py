@@ -22,32 +22,32 @@ _ids: ContextVar[Mapping[str, str]] = ContextVar("ids", default=NO_IDS)
 bind = _ids.set
 unbind = _ids.reset
 
-# IDs need not be secret, but unique: also after `random.seed()` and after a fork.
+# IDs must be unique, but not secret. Unique also after `random.seed()` and after a fork.
 _random = random.Random()  # noqa: S311
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_random.seed)
 
 
 def current() -> Mapping[str, str]:
-    """Return `request_id` of the current request, `trace_id` and `span_id` if it has them."""
+    """Return `request_id` of the current request, and `trace_id` and `span_id` if it has them."""
     return {**_ids.get(), **span_ids()}
 
 
 def identify(scope: Scope, receive: Receive, headers: Mapping[bytes, bytes]) -> dict[str, str]:
     """Return the IDs of a request; X-Request-ID is accepted only from a trusted proxy."""
-    sent = headers.get(b"x-request-id")
-    if sent is not None and ACCEPTED.fullmatch(sent) and is_forwarded(scope, receive):
-        ids = {"request_id": sent.decode()}
+    received = headers.get(b"x-request-id")
+    if received is not None and ACCEPTED.fullmatch(received) and is_forwarded(scope, receive):
+        ids = {"request_id": received.decode()}
     else:
         ids = {"request_id": _random.randbytes(16).hex()}
     parent = headers.get(b"traceparent")
-    if parent is not None and (found := TRACEPARENT.fullmatch(parent)):
-        ids["trace_id"] = found[1].decode()
+    if parent is not None and (match := TRACEPARENT.fullmatch(parent)):
+        ids["trace_id"] = match[1].decode()
     return ids
 
 
 def span_ids() -> Mapping[str, str]:
-    """Return `trace_id` and `span_id` of the current span of OpenTelemetry, if there is one."""
+    """Return `trace_id` and `span_id` of the current OpenTelemetry span; empty if there is none."""
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
         return NO_IDS

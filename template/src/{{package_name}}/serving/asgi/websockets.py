@@ -10,16 +10,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..observability.access_log import AccessLog
 from . import request_id
-from .deadlines import SCOPE_KEY
 from .errors import CLIENT_CLOSED_REQUEST, problem
 from .headers import completed
 from .limits import Limits
+from .wrap import ROUTED_KEY
 
-# What a client sees when the connection ends without a close frame (RFC 6455, 7.1.5).
+# The code when a connection ends without a close frame (RFC 6455, 7.1.5).
 NO_CLOSE_FRAME = 1006
-# The extension of ASGI by which a handshake is refused with a response.
+# The ASGI extension for refusing a handshake with an HTTP response.
 DENIAL = "websocket.http.response"
-# Codes that the protocol defines (RFC 6455, 7.4.1, and IANA's registry).
+# Close codes that the protocol defines (RFC 6455, 7.4.1, and IANA's registry).
 PROTOCOL_CODES = range(1000, 1016)
 
 
@@ -32,20 +32,20 @@ class WebSocketMiddleware:
         self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if SCOPE_KEY in scope:  # another application with this layer has mounted this one
+        if ROUTED_KEY in scope:  # mounted in another application with this layer
             await self.app(scope, receive, send)
             return
         started = perf_counter()
-        routed = scope[SCOPE_KEY] = SimpleNamespace(scope=scope)
+        routed = scope[ROUTED_KEY] = SimpleNamespace(scope=scope)
         headers = dict(reversed(scope.get("headers", ())))
         ids = request_id.identify(scope, receive, headers)
         token = request_id.bind(ids)
         response_id = (b"x-request-id", ids["request_id"].encode())
         status: int | None = None  # of the handshake
         code: int | None = None
-        label = "other"  # of the code in metrics: clients may send any of 2,000
+        label = "other"  # the code in metrics, bounded: clients may send any of 2,000
 
-        async def receive_and_note() -> Message:
+        async def receive_and_record() -> Message:
             nonlocal code, label, status
             message = await receive()
             if message["type"] == "websocket.disconnect" and code is None:
@@ -54,7 +54,7 @@ class WebSocketMiddleware:
                 status = status or CLIENT_CLOSED_REQUEST
             return message
 
-        def send_and_note(message: Message) -> Awaitable[None]:
+        def send_and_record(message: Message) -> Awaitable[None]:
             nonlocal code, label, status
             if message["type"] == "websocket.accept":
                 status = 101
@@ -73,24 +73,24 @@ class WebSocketMiddleware:
         self.limits.websockets_open += 1
         try:
             if refusal := self.limits.refusal(scope, headers):
-                await receive_and_note()  # websocket.connect
-                await refuse(refusal, scope, receive, send_and_note)
+                await receive_and_record()  # websocket.connect
+                await refuse(refusal, scope, receive, send_and_record)
             else:
-                await self.app(scope, receive_and_note, send_and_note)
+                await self.app(scope, receive_and_record, send_and_record)
         except Exception:
             if status is None and DENIAL in scope.get("extensions", {}):
-                with suppress(OSError):  # the client has gone
-                    await problem(500)(scope, receive, send_and_note)
-            raise  # uvicorn logs it, with the ID
+                with suppress(OSError):  # the client has disconnected
+                    await problem(500)(scope, receive, send_and_record)
+            raise  # uvicorn logs it with the request ID
         else:
             request_id.unbind(token)
         finally:
             self.limits.websockets_open -= 1
-            del scope[SCOPE_KEY]  # a reference cycle
+            del scope[ROUTED_KEY]  # it would be a reference cycle
             status = status or 500  # what uvicorn sends for an application that sends nothing
-            ended = (code or NO_CLOSE_FRAME) if status == 101 else None
+            close_code = (code or NO_CLOSE_FRAME) if status == 101 else None
             seconds = perf_counter() - started
-            self.access_log.add_websocket(routed.scope, status, ended, label, seconds, ids)
+            self.access_log.add_websocket(routed.scope, status, close_code, label, seconds, ids)
 
 
 async def refuse(refusal: HTTPException, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,14 +6,15 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .deadlines import SCOPE_KEY
+# Scope key of an object whose attribute `scope` is set to the scope that contains the route.
+ROUTED_KEY = "serving.routed"
 
 
 def wrap(app: FastAPI, **middleware: Callable[[ASGIApp], ASGIApp]) -> None:
-    """Route the calls of `app` through a middleware for each type of scope, such as `http`.
+    """Wrap `app` in a middleware for each type of scope, such as `http`.
 
-    `add_middleware` would put it inside FastAPI's error handling, and inside middleware that is
-    added later: it would not see every response. So the class of `app` becomes a subclass whose
+    With `add_middleware` it would run inside FastAPI's error handling and inside middleware that is
+    added later, and miss their responses. So the class of `app` is replaced with a subclass whose
     `__call__` calls the middleware.
     """
     app_class = type(app)
@@ -21,7 +22,7 @@ def wrap(app: FastAPI, **middleware: Callable[[ASGIApp], ASGIApp]) -> None:
     def call_application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         return app_class.__call__(app, scope, receive, send)  # instrumentation may replace it
 
-    wrapped = {name: around(call_application) for name, around in middleware.items()}
+    wrapped = {name: factory(call_application) for name, factory in middleware.items()}
 
     async def call(_: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         await wrapped[scope["type"]](scope, receive, send)
@@ -32,15 +33,15 @@ def wrap(app: FastAPI, **middleware: Callable[[ASGIApp], ASGIApp]) -> None:
 
 
 class RoutedScope:
-    """The innermost middleware: it notes the scope that gets the route.
+    """The innermost middleware: it records the scope to which the router adds the route.
 
-    A middleware of the service that changes a scope passes on a copy of it, as ASGI demands.
+    Middleware of the service that changes a scope passes a copy, as ASGI requires.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if noted := scope.get(SCOPE_KEY):
-            noted.scope = scope
+        if routed := scope.get(ROUTED_KEY):
+            routed.scope = scope
         return self.app(scope, receive, send)

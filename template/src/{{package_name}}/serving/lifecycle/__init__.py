@@ -1,1 +1,1 @@
-"""The life of a process: start, readiness, drain."""
+"""Lifecycle of a process: start, readiness, drain."""

@@ -3,9 +3,9 @@
 uvicorn alone stops listening and at once closes idle connections, including those it has just
 accepted and those on which a client is sending its next request. The drain does this instead:
 
-1. Readiness returns 503 while everything is still served, so that load balancers stop sending.
+1. Readiness returns 503 while all requests are still served, so that load balancers stop sending.
 2. Each response has `Connection: close`.
-3. Connections are accepted and served until nothing is in flight, because a balancer may be late.
+3. Connections are accepted and served until nothing is in flight, for balancers that react late.
    If several processes share the listener, it is closed before step 2 instead: new connections
    wait in the socket for another process.
 4. uvicorn shuts down: requests in flight may finish within the budget.
@@ -25,10 +25,10 @@ ANNOUNCE_SECONDS = 2.0
 CLOSE_SECONDS = 0.5
 # Long enough for a client that is sending its next request.
 SETTLE_SECONDS = 1.0
-# The whole drain; the shutdown budget includes it.
+# Total duration of the drain; the shutdown budget includes it.
 DRAIN_SECONDS = ANNOUNCE_SECONDS + CLOSE_SECONDS + SETTLE_SECONDS
 
-# After this long without traffic, balancers have let go. Shorter than the interval of probes.
+# Without traffic for this long, load balancers have stopped sending. Shorter than a probe interval.
 QUIET_SECONDS = 0.5
 TICK_SECONDS = 0.05
 
@@ -45,7 +45,7 @@ def drain_before_shutdown(server: Server, announce: Callable[[], None]) -> None:
             await asyncio.sleep(TICK_SECONDS)
 
     async def serve_late_connections() -> None:
-        """Serve new requests until none is in flight; leave the rest of the budget to uvicorn."""
+        """Serve new requests until none is in flight; uvicorn gets the rest of the budget."""
         began, budget = now(), server.config.timeout_graceful_shutdown
         quiet_since, last = began, activity(server)
         while not server.force_exit and (budget is None or now() < began + budget):
@@ -60,7 +60,7 @@ def drain_before_shutdown(server: Server, announce: Callable[[], None]) -> None:
 
     async def drain() -> None:
         announce()
-        if server.should_exit:  # not for a worker that has reached its number of requests
+        if server.should_exit:  # not for a worker that has reached `limit_max_requests`
             await wait(ANNOUNCE_SECONDS)
         if SEVERAL_PROCESSES:
             for listener in server.servers:

@@ -12,8 +12,9 @@ PATHS = frozenset({"/health/live", "/health/ready"})
 def install(app: FastAPI, readiness: Readiness) -> None:
     """Add `/health/live` and `/health/ready` to `app`.
 
-    Both are coroutines, so that a full thread pool does not delay them. A router of their own keeps
-    the dependencies of `app`, such as authentication, and its default response class from them.
+    Both are coroutines, so that a full thread pool does not delay them. Their router is
+    separate, so that dependencies of `app`, such as authentication, and its default response class
+    do not apply to them.
     """
     router = APIRouter(
         tags=["health"],

@@ -19,13 +19,13 @@ from .runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-# How long a thread may hold the interpreter lock. With Python's default of 5 ms, each step of a
-# health check would wait 5 ms for every thread that computes.
+# How long a thread may hold the GIL. With Python's default of 5 ms, each step of a health check
+# would wait 5 ms for every CPU-bound thread.
 SWITCH_SECONDS = 0.001
 
 
 class Lifespan:
-    """Checks the runtime before the application starts, serves metrics, and sets readiness."""
+    """Checks the runtime before the application starts, serves metrics and sets readiness."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Lifespan:
         current_default_thread_limiter().total_tokens = self.settings.threads
         sys.setswitchinterval(SWITCH_SECONDS)
 
-        async def send_and_follow(message: Message) -> None:
+        async def send_and_update(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._start_serving()
             elif message["type"].startswith("lifespan.shutdown") and stop_metrics:
@@ -70,12 +70,12 @@ class Lifespan:
 
         sampling = asyncio.create_task(metrics.sample(self.fastapi.version, self.limits))
         try:
-            await self.app(scope, receive, send_and_follow)
+            await self.app(scope, receive, send_and_update)
         finally:
             sampling.cancel()
 
     def _check_runtime(self) -> str | None:
-        """Return the fault that prevents the start in production; elsewhere log a warning."""
+        """Return a fault that prevents the start, or None; outside production only log it."""
         runtime = Runtime.current()
         if runtime.parser is None and threading.current_thread() is not threading.main_thread():
             logger.info("No server: a test client runs this on %s", runtime)
@@ -92,7 +92,7 @@ class Lifespan:
     def _start_serving(self) -> None:
         self.readiness.availability = Availability.READY
         server = running_server()
-        # Not with --reload, which should be quick and has no load balancer.
+        # Not with --reload: a restart should be quick, and there is no load balancer.
         if server and not server.config.should_reload:
             drain_before_shutdown(server, announce=self._start_draining)
 

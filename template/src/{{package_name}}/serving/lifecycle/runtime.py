@@ -1,4 +1,4 @@
-"""The runtime check: the event loop, and the HTTP parser of the running server."""
+"""The runtime check: event loop and HTTP parser of the running server."""
 
 import asyncio
 import sys
@@ -26,7 +26,7 @@ class Runtime:
         return f"event loop {self.loop}, HTTP parser {self.parser or 'unknown (no uvicorn server)'}"
 
     def fault(self) -> str | None:
-        """Return one line on a slower event loop or parser than intended, or None."""
+        """Return one line if it is not uvloop and httptools, else None."""
         if self.loop == "uvloop" and self.parser == "httptools":
             return None
         return f"needs uvloop and httptools, runs on {self}: {self._remedy()}"

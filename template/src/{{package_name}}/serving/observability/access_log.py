@@ -23,7 +23,7 @@ METHODS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What requests of the same method, route and status have in common."""
+    """Metric and line renderer of requests with the same method, route and status."""
 
     observe: Callable[[float], None]
     render: Callable[[datetime, dict[str, Any]], bytes] | None
@@ -31,7 +31,7 @@ class Outcome:
 
 
 class AccessLog:
-    """Measures and logs requests, in one batch per iteration of the event loop."""
+    """Metrics and log lines of requests, in one batch per iteration of the event loop."""
 
     def __init__(self, app: FastAPI, log: Log, log_level: LogLevel) -> None:
         self._app = app
@@ -49,7 +49,7 @@ class AccessLog:
         self._waiting.append((scope, status, seconds, size, ids))
 
     def flush(self) -> None:
-        """Measure and log the requests that were added."""
+        """Observe and log the requests added since the last call."""
         waiting, self._waiting = self._waiting, []
         now = datetime.now(UTC)
         lines = []
@@ -77,7 +77,7 @@ class AccessLog:
         seconds: float,
         ids: Mapping[str, str],
     ) -> None:
-        """Log a WebSocket that has ended; without a close code its handshake was refused."""
+        """Log a WebSocket that has ended; `close_code` is None if its handshake was refused."""
         route = route_template(self._app, scope)
         if close_code is None:  # a GET request with an HTTP response
             metrics.DURATION.labels("GET", route, status).observe(seconds)
@@ -106,7 +106,7 @@ class AccessLog:
         outcome = self._outcomes.get((method, route, status))
         if outcome is None:
             level = "warning" if status >= 500 else "info"
-            if route in PATHS and status < 400:  # frequent, and of little interest
+            if route in PATHS and status < 400:  # frequent and rarely of interest
                 level = "debug"
             common = {
                 "level": level,

@@ -26,9 +26,9 @@ from .masking import Mask
 
 # Linux writes up to this many bytes to a pipe atomically.
 PIPE_BUF = 4096
-# Attributes that every record has; the others were passed as `extra`.
+# Attributes of every record; any others were passed as `extra`.
 RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime", "color_message", "taskName"}
-# Modules of uvicorn and websockets that implement the protocol.
+# Modules of uvicorn and websockets that log handshakes.
 HANDSHAKE = re.compile(r"[/\\]websockets[/\\]")
 # Requests that end in the same iteration of the event loop have the same time.
 time_to_json = lru_cache(maxsize=1)(to_json)
@@ -38,11 +38,11 @@ PACKAGE = f"{Path(__file__).parents[2]}{os.sep}"
 
 
 def configure(settings: ServingSettings) -> "Log":
-    """Send every line of this process to standard output, once."""
+    """Configure logging: every line of this process goes to standard output, once."""
     render = as_text if settings.environment is Environment.DEVELOPMENT else as_json
     log = Log(render, Mask(settings.log_masked, secret_files.secrets(settings)))
     log.setLevel(settings.log_level.upper())
-    log.addFilter(is_wanted)
+    log.addFilter(is_relevant)
     root = logging.getLogger()
     root.handlers = [*(other for other in root.handlers if not writes_to_console(other)), log]
     root.setLevel(settings.log_level.upper())
@@ -52,7 +52,7 @@ def configure(settings: ServingSettings) -> "Log":
         sys.excepthook = partial(write_exception, log.mask)
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = log_thread_exception
-    take_over("uvicorn", "uvicorn.error")
+    propagate_to_root("uvicorn", "uvicorn.error")
     # The access log has a line for each handshake, without the query string.
     logging.getLogger("uvicorn.error").addFilter(is_not_handshake)
     access = logging.getLogger("uvicorn.access")
@@ -69,33 +69,33 @@ def write_exception(
 
 
 def log_thread_exception(ended: threading.ExceptHookArgs) -> None:
-    """Log what has ended a thread of the service; Python would print it."""
+    """Log the exception that ended a thread, instead of Python's traceback on standard error."""
     name = ended.thread.name if ended.thread else "unknown"
     error = ended.exc_value
     if not isinstance(error, SystemExit):
         logging.getLogger("threading").error("Exception in thread %s", name, exc_info=error)
 
 
-# Python's own, and this one with the mask of another application.
+# Python's own hook, and the one that another application in this process has set.
 EXCEPTION_HOOKS = (sys.__excepthook__, write_exception)
 
 
-def take_over(*names: str) -> None:
-    """Let the root logger write the records of these loggers, however they were configured."""
+def propagate_to_root(*names: str) -> None:
+    """Remove the handlers of these loggers, so that only the root logger writes their records."""
     for name in names:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-        logger.setLevel(logging.INFO)  # below it, websockets formats a line for each frame
+        logger.setLevel(logging.INFO)  # at DEBUG, websockets formats a line for each frame
 
 
 def writes_to_console(handler: logging.Handler) -> bool:
-    """Tell whether a handler would write each line a second time."""
+    """Return whether a handler writes to the console, and so would repeat each line."""
     console = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
     return isinstance(handler, Log) or getattr(handler, "stream", handler) in console
 
 
-def is_wanted(record: logging.LogRecord) -> bool:
+def is_relevant(record: logging.LogRecord) -> bool:
     """Drop records of libraries below WARNING, unless one of their loggers has a level."""
     if record.levelno >= logging.WARNING or "site-packages" not in record.pathname:
         return True
@@ -124,7 +124,7 @@ class Log(logging.Handler):
         self.output = 1  # the file descriptor of standard output
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record immediately; `extra` and message are masked."""
+        """Write a record immediately, with message and `extra` masked."""
         try:
             line = self.render(self._fields(record))
             with OUTPUT_LOCK:
@@ -148,9 +148,9 @@ class Log(logging.Handler):
             self.release()
 
     def renderer(self, common: dict[str, Any]) -> Callable[[datetime, dict[str, Any]], bytes]:
-        """Return a function that renders events that share the fields `common`.
+        """Return a function that renders events with the fields `common`.
 
-        It takes the time of an event and its other fields.
+        Its arguments are the time of an event and its other fields.
         """
         if self.render is not as_json:
             return lambda time, others: self.render({"timestamp": time, **common, **others})
@@ -180,34 +180,34 @@ class Log(logging.Handler):
 
 
 def write_all(output: int, data: bytes) -> None:
-    """Write all data to a file descriptor; a signal or a full disk may shorten a write."""
+    """Write all data to a file descriptor; a signal or a full disk may cut a write short."""
     while data:
         data = data[os.write(output, data) :]
 
 
 def message(record: logging.LogRecord) -> str:
-    """Return the message of a record; both parts when the arguments do not fit its text."""
+    """Return the message of a record, or its format and arguments if they do not match."""
     try:
         return record.getMessage()
     except Exception as error:
-        return f"{shown(record.msg)} % {shown(record.args)}: {shown(error)}"
+        return f"{safe_str(record.msg)} % {safe_str(record.args)}: {safe_str(error)}"
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return values as JSON types, so that the mask also applies inside models and bytes."""
+    """Return values as JSON types, so that models and bytes are masked as well."""
     return {str(name): plain_value(value) for name, value in values.items()}
 
 
 def plain_value(value: object) -> object:
-    """Return a value as JSON has it, or its text: of a circle, of bytes that are no text."""
+    """Return a value as JSON types; as text if that fails (reference cycle, non-UTF-8 bytes)."""
     try:
-        return to_jsonable_python(value, fallback=shown, inf_nan_mode="strings")
+        return to_jsonable_python(value, fallback=safe_str, inf_nan_mode="strings")
     except Exception:
-        return shown(value)
+        return safe_str(value)
 
 
-def shown(value: object) -> str:
-    """Return the text of any value, also of one whose `__str__` fails."""
+def safe_str(value: object) -> str:
+    """Return `str(value)`, or a placeholder if `__str__` raises."""
     try:
         return str(value)
     except Exception as error:
@@ -215,7 +215,7 @@ def shown(value: object) -> str:
 
 
 def as_json(event: dict[str, Any]) -> bytes:
-    """Return a line of JSON, whatever the event contains."""
+    """Return a line of JSON; values that can't be encoded are escaped."""
     try:
         return to_json(event, inf_nan_mode="strings") + b"\n"
     except ValueError:  # a lone surrogate
@@ -223,19 +223,19 @@ def as_json(event: dict[str, Any]) -> bytes:
 
 
 def encodable(value: object) -> object:
-    """Return a value that UTF-8 can hold: lone surrogates become escapes."""
+    """Return the value, with lone surrogates escaped, so that UTF-8 can encode it."""
     try:
         to_json(value)
     except ValueError:
-        return shown(value).encode(errors="backslashreplace").decode()
+        return safe_str(value).encode(errors="backslashreplace").decode()
     return value
 
 
 def as_text(event: dict[str, Any]) -> bytes:
-    """Return a line for a terminal, and the trace below it."""
-    time, level, logger, what, *rest = event.items()
+    """Return a line for a terminal, followed by its traces."""
+    time, level, logger, text, *rest = event.items()
     traces = [event[name] for name in ("stack", "exception") if event.get(name)]
-    words = [f"{time[1]:%H:%M:%S.%f}", f"{level[1].upper():7}", f"{logger[1]}:", what[1]]
-    words += [f"{name}={value}" for name, value in rest if value not in traces]
-    lines = [" ".join(words), *traces]
+    parts = [f"{time[1]:%H:%M:%S.%f}", f"{level[1].upper():7}", f"{logger[1]}:", text[1]]
+    parts += [f"{name}={value}" for name, value in rest if value not in traces]
+    lines = [" ".join(parts), *traces]
     return "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")

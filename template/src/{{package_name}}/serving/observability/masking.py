@@ -6,12 +6,12 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 MASK = "***"
-# `scheme://user:password@host`: the user stays, the password does not.
-# Of several @ the last one counts, as `urllib` has it.
+# `scheme://user:password@host`: only the password is masked. If there are several @, the last one
+# is the separator, as in `urllib`.
 URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):([^\s/]+)(?=@)")
 # Input values in pydantic's errors and warnings.
 INPUT = re.compile(r"(?<=\binput_value=).*?(?=, input_type=)", re.DOTALL)
-# A shorter secret, or line of a secret, may be an ordinary word.
+# Shorter secrets, or lines of one, are not masked: they may be ordinary words.
 SECRET_LENGTH = 8
 # `Bearer eyJhbGci…` without a name before it; not "basic authentication", "Bearer authorization".
 CREDENTIALS = re.compile(
@@ -23,28 +23,28 @@ CREDENTIALS = re.compile(
 class Mask:
     """Masks values of sensitive names, credentials in URLs and headers, and known secrets.
 
-    A name also matches names that end with it: `token` matches `refresh_token`. Of `secrets`, each
-    line of 8 characters or more is masked wherever it occurs, and so is the password of a URL.
+    A name also matches longer names that end with it: `token` matches `refresh_token`. Each line of
+    `secrets` with 8 or more characters, and each password of a URL in it, is masked everywhere.
     """
 
     def __init__(self, names: Iterable[str], secrets: Iterable[str] = ()) -> None:
         lines = {line.strip() for secret in secrets for line in secret.splitlines()}
         lines |= {password for line in lines for _, password in URL_PASSWORD.findall(line)}
         lines |= {unquote(line) for line in lines} | {quote(line, safe="") for line in lines}
-        hidden = sorted((each for each in lines if len(each) >= SECRET_LENGTH), key=len)
-        self._secret = re.compile("|".join(map(re.escape, reversed(hidden))) or r"(?!)")
-        either = "|".join(re.escape(name).replace("_", "[-_]?") for name in names) or r"(?!)"
-        self._name = re.compile(rf".*(?:{either})", re.IGNORECASE | re.DOTALL)
+        masked = sorted((line for line in lines if len(line) >= SECRET_LENGTH), key=len)
+        self._secret = re.compile("|".join(map(re.escape, reversed(masked))) or r"(?!)")
+        pattern = "|".join(re.escape(name).replace("_", "[-_]?") for name in names) or r"(?!)"
+        self._name = re.compile(rf".*(?:{pattern})", re.IGNORECASE | re.DOTALL)
         # `name=value`, `name: value`, `"name": "value"`, `(b'name', b'value')`, `name%3Dvalue`; not
         # a parser's "unexpected token: foo", "invalid token: '}'".
         before = (
-            rf"""(?<!expected\s)((?:{either})(?:\\?["'])?\s*(?:[=:]|%3[ad])\s*|(?:{either})["'],\s*)"""
+            rf"""(?<!expected\s)((?:{pattern})(?:\\?["'])?\s*(?:[=:]|%3[ad])\s*|(?:{pattern})["'],\s*)"""
             r"""(?!["'][^\w"']*["'])"""
         )
         quoted = r"""b?"(?:[^"\\]|\\.)*"|b?'(?:[^'\\]|\\.)*'|\\"[^"\\]*\\\""""
         word = r"""[^\s"',;&)}\]]+"""
         bare = rf"(?:(?:basic|bearer|digest|token)\s+)?{word}(?:;\s*[^\s=;,]+={word})*"
-        # `Authorization: scheme credentials`, whatever the scheme.
+        # `Authorization: scheme credentials`, with any scheme.
         scheme = rf"(?<=authorization:\s)[\w-]+\s+{word}"
         self._pair = re.compile(f"{before}(?:{quoted}|{scheme}|{bare})", re.IGNORECASE)
 
@@ -55,7 +55,7 @@ class Mask:
         return CREDENTIALS.sub(rf"\1{MASK}", text)
 
     def values(self, values: Mapping[Any, Any], levels: int = 5) -> dict[Any, Any]:
-        """Return the mapping with credentials masked, and everything that is nested too deeply."""
+        """Return the mapping with credentials masked; below `levels` everything is masked."""
         return {
             name: MASK if self._name.fullmatch(str(name)) else self._value(value, levels - 1)
             for name, value in values.items()

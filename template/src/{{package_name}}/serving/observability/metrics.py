@@ -1,4 +1,4 @@
-"""Metrics for Prometheus; every label is bounded by what the application declares."""
+"""Metrics for Prometheus; each label has a bounded number of values."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ STEPS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 3
 
 
 def gauge(name: str, documentation: str) -> Gauge:
-    """Return a gauge that is summed over the live processes."""
+    """Return a gauge that is summed over the running processes."""
     return Gauge(name, documentation, multiprocess_mode="livesum")
 
 
@@ -51,7 +51,10 @@ INFO = Gauge("app_info", "Versions", ("version", "python"), multiprocess_mode="l
 
 
 async def sample(version: str, limits: Limits) -> None:
-    """Sample the gauges each second, until cancelled; counting them would slow requests down."""
+    """Sample the gauges every second, until cancelled.
+
+    Updating them on each request would slow requests down.
+    """
     clock = asyncio.get_running_loop().time
     failing = False
     while True:

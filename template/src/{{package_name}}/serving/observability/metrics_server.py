@@ -31,15 +31,16 @@ def render() -> bytes:
 
 
 async def start(server: Server, host: str, port: int) -> Callable[[], None]:
-    """Serve `/metrics` next to `server`. Returns a function that stops it.
+    """Serve `/metrics` in the process of `server`. Returns a function that stops it.
 
-    Raises `OSError` when the port is not available.
+    Raises `OSError` if the port is not available.
     """
-    # A thousand routes take 0.2 s: not on the event loop, and not in one of THREADS.
-    one = CapacityLimiter(1)
+    # With a thousand routes it takes 0.2 s: too long for the event loop. Not in one of the THREADS,
+    # which may all be in use.
+    limiter = CapacityLimiter(1)
 
     async def metrics(_: Request) -> Response:
-        text = await to_thread.run_sync(render, limiter=one)
+        text = await to_thread.run_sync(render, limiter=limiter)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     app = Starlette(routes=[Route("/metrics", metrics)])

@@ -1,4 +1,4 @@
-"""The path of a route as it was declared: the label of a request in log and metrics."""
+"""The declared path of a route: the label of a request in log and metrics."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,11 +16,11 @@ NO_ROUTE: dict[str, Any] = {}
 def route_template(app: FastAPI, scope: Scope) -> str:
     """Return a path such as `/orders/{id}`, mounts included, or "unmatched".
 
-    The number of values is bounded by the declared routes, whatever paths clients request.
+    The declared routes bound the number of values, independent of the requested paths.
     """
     route = matched_route(scope)
     path = getattr(route, "path_format", "")
-    # A mount has moved what it matched from the path to the root path.
+    # A mount moves the part of the path that it matches to the root path.
     root = scope.get("app_root_path")
     if path and root is None:
         return str(path)
@@ -32,34 +32,35 @@ def route_template(app: FastAPI, scope: Scope) -> str:
         path = path_below_mounts(scope)
         return prefix + path[: len(path) - len(rest)].rstrip("/") + "/{path}"
     if not path:
-        of_mount = "" if root is None else "/{path}"  # the mounted application has answered itself
-        path = getattr(find_route(routes, scope), "path_format", of_mount)
+        # A mounted application, such as static files, may have no routes.
+        default = "" if root is None else "/{path}"
+        path = getattr(find_route(routes, scope), "path_format", default)
     return prefix + path or UNMATCHED
 
 
 def matched_route(scope: Scope) -> Any:
-    """Return the route that FastAPI has matched, with the prefixes of the routers around it."""
+    """Return the route that FastAPI has matched, with the prefixes of its routers; else None."""
     context = scope.get("fastapi", NO_ROUTE).get("effective_route_context")
     if context is not None:
         included = context.starlette_route or context
-        if not isinstance(included, MOUNTS):  # whose routes are inside
+        if not isinstance(included, MOUNTS):  # they contain the route
             return included
     route = scope.get("route")
     return None if isinstance(route, MOUNTS) else route
 
 
 def mount_template(routes: Sequence[BaseRoute], path: str) -> tuple[str, list[BaseRoute]]:
-    """Return the declared form of the path of mounts, and the routes of the innermost."""
+    """Return the declared path of the mounts that match `path`, and the innermost one's routes."""
     for mount in mounts(routes, path):
-        if found := mount.path_regex.match(f"{path}/"):
-            rest = found["path"].rstrip("/")
+        if match := mount.path_regex.match(f"{path}/"):
+            rest = match["path"].rstrip("/")
             inner, routes_of_inner = mount_template(mount.routes, f"/{rest}") if rest else ("", [])
             return str(mount.path) + inner, routes_of_inner or list(mount.routes)
     return "", []
 
 
 def mounts(routes: Sequence[BaseRoute], path: str) -> Iterator[Any]:
-    """Yield the mounts that may have that path, those first that are found at the least cost."""
+    """Yield the mounts that may match `path`, those that are cheapest to find first."""
     direct = [route for route in routes if isinstance(route, Mount)]
     if path:
         yield from (mount for mount in direct if mount.path)
@@ -73,7 +74,7 @@ def mounts(routes: Sequence[BaseRoute], path: str) -> Iterator[Any]:
 
 
 def find_route(routes: Sequence[BaseRoute], scope: Scope) -> Route | WebSocketRoute | None:
-    """Return the Starlette route of a request, whose scope has only the endpoint."""
+    """Return the Starlette route of a request from its endpoint: the scope lacks the route."""
     endpoint = scope.get("endpoint")
     for route in routes if endpoint else ():
         if isinstance(route, Host) and (found := find_route(route.routes, scope)):
@@ -89,6 +90,6 @@ def find_route(routes: Sequence[BaseRoute], scope: Scope) -> Route | WebSocketRo
 
 
 def path_below_mounts(scope: Scope) -> str:
-    """Return the path that the routes of the innermost application are matched with."""
+    """Return the path against which the innermost application matches its routes."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))

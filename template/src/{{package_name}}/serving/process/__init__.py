@@ -1,1 +1,1 @@
-"""How the processes run: environment, shared output and metrics, secrets."""
+"""Process model: environment, shared output and metrics, secrets."""

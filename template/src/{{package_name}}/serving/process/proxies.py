@@ -14,7 +14,7 @@ def trusted() -> str:
 
 
 def misread() -> Iterator[str]:
-    """Yield a line for each entry that uvicorn would treat as a name, and so never match."""
+    """Yield a line for each invalid entry, which uvicorn would treat as a name and never match."""
     if trusted() == EVERY_PEER:
         return
     for entry in filter(None, map(str.strip, trusted().split(","))):

@@ -1,4 +1,4 @@
-"""Notes: the example."""
+"""Create the example table `notes`."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Apply it, while the version before goes on reading and writing: add, then later remove."""
+    """Apply it. The previous version is still running, so only add; remove in a later version."""
     op.create_table(
         "notes",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
@@ -24,5 +24,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it; a rollback of the service never does."""
+    """Revert it. A rollback of the service does not run this."""
     op.drop_table("notes")

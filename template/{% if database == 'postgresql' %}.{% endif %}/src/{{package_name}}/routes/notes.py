@@ -1,4 +1,4 @@
-"""An example to delete: notes in the database."""
+"""Example, to delete: notes in the database."""
 
 from datetime import datetime
 from typing import Annotated
@@ -14,14 +14,14 @@ router = APIRouter(prefix="/notes", tags=["example"])
 
 
 class NewNote(BaseModel):
-    """What a client sends."""
+    """The request body."""
 
-    # PostgreSQL takes every character but this one.
+    # The only character that PostgreSQL does not accept.
     text: Annotated[str, Field(min_length=1, max_length=10_000, pattern=r"^[^\x00]*$")]
 
 
 class StoredNote(NewNote):
-    """What a client gets."""
+    """The response body."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -31,7 +31,7 @@ class StoredNote(NewNote):
 
 @router.post("", status_code=201)
 async def create_note(new: NewNote, session: DatabaseSession) -> StoredNote:
-    """Store a note: it is committed when the client reads that it was created."""
+    """Store a note; it is committed before the response is sent."""
     note = Note(text=new.text)
     session.add(note)
     await session.flush()
@@ -40,7 +40,7 @@ async def create_note(new: NewNote, session: DatabaseSession) -> StoredNote:
 
 @router.get("")
 async def list_notes(session: DatabaseSession) -> list[StoredNote]:
-    """The last fifty, the newest first."""
+    """Return the last fifty notes, newest first."""
     notes = await session.scalars(select(Note).order_by(Note.id.desc()).limit(50))
     return [StoredNote.model_validate(note) for note in notes]
 
@@ -49,8 +49,8 @@ async def list_notes(session: DatabaseSession) -> list[StoredNote]:
 async def read_note(
     note_id: Annotated[int, Path(ge=1, lt=2**63)], session: DatabaseSession
 ) -> StoredNote:
-    """One of them."""
+    """Return a note."""
     note = await session.get(Note, note_id)
     if note is None:
-        raise HTTPException(404, "There is no such note")
+        raise HTTPException(404, "Note not found")
     return StoredNote.model_validate(note)

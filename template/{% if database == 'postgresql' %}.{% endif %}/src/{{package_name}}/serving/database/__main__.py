@@ -1,7 +1,7 @@
-"""The schema of the database: `python -m PACKAGE.serving.database migrate|create NAME|sql`.
+"""Manage the database schema: `python -m PACKAGE.serving.database migrate|create NAME|sql`.
 
-`migrate` applies pending migrations, before a new version starts. `create` writes a migration from
-the models, `sql` prints the statements of all migrations. Exits with status 0, or with 1 or 3
+`migrate` applies pending migrations, before a new version starts. `create` generates a migration
+from the models. `sql` prints the statements of all migrations. Exits with status 0, or with 1 or 3
 (invalid settings) and one line per fault on stderr.
 """
 
@@ -16,14 +16,14 @@ from .settings import DatabaseSettings
 
 
 def main() -> None:
-    """Run a command."""
+    """Run the command in `sys.argv`."""
     parser = argparse.ArgumentParser(
-        prog=f"python -m {__package__}", description="The schema of the database."
+        prog=f"python -m {__package__}", description="Manage the database schema."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("migrate", help="apply pending migrations")
-    named = commands.add_parser("create", help="write a migration from the models")
-    named.add_argument("name", help="what it does, in a few words")
+    create_parser = commands.add_parser("create", help="generate a migration from the models")
+    create_parser.add_argument("name", help="what it does, in a few words")
     commands.add_parser("sql", help="print the statements of all migrations")
     arguments = parser.parse_args()
     try:

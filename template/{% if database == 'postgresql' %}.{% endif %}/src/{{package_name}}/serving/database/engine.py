@@ -1,4 +1,4 @@
-"""The engine of a process: its pool, its timeouts, and the responses to failures."""
+"""The engine of a process: pool, timeouts, and error responses."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -20,22 +20,22 @@ from .settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 
-# Seconds to connect, so that an unresponsive server does not use up the request's time.
+# Seconds to connect, so that an unresponsive server does not consume the request timeout.
 CONNECT_SECONDS = 5.0
-# Seconds that a request waits for a connection from an exhausted pool, before its 503.
+# Seconds that a request waits for a connection from an exhausted pool, then 503.
 POOL_SECONDS = 3.0
 # Seconds after which a connection is replaced, so that a failover or a new address is noticed.
 RECYCLE_SECONDS = 300
-# Seconds to close all connections: the lifespan has 5 to end.
+# Seconds to close all connections; the lifespan has 5 seconds to end.
 CLOSE_SECONDS = 3.0
 
 QUERY_CANCELED = "57014"
-# Connection exceptions, too many connections, a server that shuts down or starts.
+# Prefixes of SQLSTATE: connection exceptions, too many connections, server shutdown or start.
 UNAVAILABLE = ("08", "53300", "57P0")
 
 
 class DatabaseUnavailable(HTTPException):
-    """No connection to the database: 503, and the client may try again."""
+    """No connection to the database: 503 with `Retry-After`."""
 
     def __init__(self, detail: str = "The database is not available") -> None:
         super().__init__(503, detail, headers={"Retry-After": "1"})
@@ -47,7 +47,7 @@ class Pool(AsyncAdaptedQueuePool):
     waiting = 0
 
     def connect(self) -> PoolProxiedConnection:
-        """Return a connection; raises `DatabaseUnavailable` when none is free in time."""
+        """Return a connection. Raises `DatabaseUnavailable` if none is free within the timeout."""
         started = perf_counter()
         self.waiting += 1
         try:
@@ -66,8 +66,8 @@ class Database:
         limit = settings.request_timeout_seconds
         self._dsn = settings.dsn
         self._is_down = False
-        # The server ends a statement one second before the deadline of its request, so that the
-        # connection stays usable; asyncpg waits for the response one second longer.
+        # The server cancels a statement one second before the deadline of its request, so that the
+        # connection stays usable; asyncpg waits one second longer for the response.
         self._options: dict[str, Any] = {
             "timeout": min(CONNECT_SECONDS, limit),
             "command_timeout": limit + 1,
@@ -88,7 +88,7 @@ class Database:
             pool_use_lifo=True,
         )
         event.listen(self.engine.sync_engine, "checkout", refuse_closed)
-        # Objects stay readable after the commit, when the response is built from them.
+        # Objects stay readable after the commit, while the response is built from them.
         self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
 
     @property
@@ -102,20 +102,20 @@ class Database:
     async def session(self) -> AsyncIterator[AsyncSession]:
         """Open a session: committed at the end of the block, rolled back on an exception.
 
-        Raises `DatabaseUnavailable` (503) if there is no connection, and a 504 if the server ends a
-        statement at its timeout.
+        Raises `DatabaseUnavailable` (503) if there is no connection, and `HTTPException` (504) if
+        the server cancels a statement at its timeout.
         """
         try:
             async with self.sessions() as session:
                 yield session
                 await session.commit()
         except DBAPIError as error:
-            if refusal := refusal_of(error):
-                raise refusal from error
+            if response := error_response(error):
+                raise response from error
             raise
 
     async def ping(self) -> None:
-        """Query the database; raises the error if that fails."""
+        """Query the database. Raises the error if that fails."""
         async with self.session() as session:
             await session.execute(text("SELECT 1"))
 
@@ -128,8 +128,8 @@ class Database:
         try:
             connection = await asyncpg.connect(self._dsn, **self._options)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            if not self._is_down:  # one line, not one for each request
-                reason = str(error) or f"no answer within {self._options['timeout']:g} s"
+            if not self._is_down:  # log once, not for each request
+                reason = str(error) or f"no response within {self._options['timeout']:g} s"
                 logger.error("No connection to the database: %s: %s", type(error).__name__, reason)
             self._is_down = True
             raise DatabaseUnavailable from error
@@ -140,26 +140,26 @@ class Database:
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a timeout for PostgreSQL; 0 would disable it."""
+    """Return a timeout in milliseconds for PostgreSQL; at least 1, because 0 would disable it."""
     return str(max(1, int(seconds * 1000)))
 
 
 def refuse_closed(connection: Any, *_: object) -> None:
-    """Make the pool replace a connection that the server has closed, without a round trip."""
+    """Make the pool replace a connection that the server has closed; needs no round trip."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
 
 
 def sqlstate(error: BaseException | None) -> str:
-    """Return PostgreSQL's code of an error; empty if the error is not the server's."""
+    """Return the SQLSTATE of an error, or an empty string if the server did not send it."""
     return getattr(error, "sqlstate", None) or ""
 
 
-def refusal_of(error: DBAPIError) -> HTTPException | None:
-    """Return the response to an error that its statement has not caused, or None."""
+def error_response(error: DBAPIError) -> HTTPException | None:
+    """Return the exception to raise for an error that the statement did not cause, else None."""
     code = sqlstate(error.orig)
     if code == QUERY_CANCELED:
-        logger.error("A statement was ended at its timeout: %s", error.statement)
+        logger.error("A statement was cancelled at its timeout: %s", error.statement)
         return HTTPException(504)
     if error.connection_invalidated or code.startswith(UNAVAILABLE):
         logger.warning("Connection to the database lost: %s", error.orig)

@@ -1,4 +1,4 @@
-"""How Alembic runs migrations here."""
+"""Alembic's migration environment."""
 
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -14,20 +14,20 @@ MODELS = f"{__name__.rpartition('.serving.')[0]}.models"
 
 
 def metadata() -> Any:
-    """Return `Base.metadata` of the service's models, or None without models."""
+    """Return `Base.metadata` of the service's models, or None if it has no models."""
     return import_module(MODELS).Base.metadata if find_spec(MODELS) else None
 
 
 def run() -> None:
-    """Run the migrations of a command: on its connection, or as printed statements."""
+    """Run the migrations of a command on its connection, or print them without one."""
     attributes = context.config.attributes
     connection = attributes.get("connection")
 
-    def tell(
+    def report(
         ctx: MigrationContext, step: MigrationInfo, heads: object, run_args: Mapping[str, Any]
     ) -> None:
-        if "say" in attributes:
-            attributes["say"](f"applied {step.up_revision_id}")
+        if "report" in attributes:
+            attributes["report"](f"applied {step.up_revision_id}")
 
     context.configure(
         connection=connection,
@@ -35,15 +35,15 @@ def run() -> None:
         target_metadata=metadata(),
         literal_binds=connection is None,
         transaction_per_migration=True,  # locks are released after each migration
-        on_version_apply=tell,
-        process_revision_directives=refuse_empty,
+        on_version_apply=report,
+        process_revision_directives=reject_empty,
     )
     with context.begin_transaction():
         context.run_migrations()
 
 
-def refuse_empty(_: MigrationContext, __: Any, directives: Iterable[MigrationScript]) -> None:
-    """Refuse to write a migration if the models match the database."""
+def reject_empty(_: MigrationContext, __: Any, directives: Iterable[MigrationScript]) -> None:
+    """Raise `CommandError` if the models match the database, instead of writing a migration."""
     for script in directives:
         if script.upgrade_ops is None or script.upgrade_ops.is_empty():
-            raise CommandError("the models say nothing that the database lacks")
+            raise CommandError("the models match the database: there is nothing to migrate")

@@ -1,4 +1,4 @@
-"""Opens the database after the fork, and closes it after the last request."""
+"""Lifespan of the database: opened after the fork, closed after the last request."""
 
 import asyncio
 import logging
@@ -21,8 +21,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 def install(app: FastAPI, settings: DatabaseSettings, readiness: Readiness) -> None:
     """Open the database with the lifespan of `app`, as `request.state.database`.
 
-    Call it once, after `serving.install`. Readiness reports the database but does not require
-    it: all instances would become unready at once. A schema that is too old prevents the start.
+    Call it once, after `serving.install`. Readiness reports the database but does not require it:
+    else all instances would become unready at once. A schema that is too old prevents the start.
     """
     app_class = type(app)
     lifespan = DatabaseLifespan(settings)
@@ -68,7 +68,7 @@ class DatabaseLifespan:
             await database.close()
 
     async def fault_at_start(self, database: Database) -> str | None:
-        """Return a line if the schema is too old; without a connection it is checked later."""
+        """Return a line if the schema is too old. Without a connection, `check` checks it later."""
         self.is_checked = False
         try:
             fault = await self.schema.fault(database)
@@ -79,7 +79,7 @@ class DatabaseLifespan:
         return fault
 
     async def check(self) -> None:
-        """Query the database, and check its schema once; raises an error if either fails."""
+        """Query the database, and check its schema once. Raises an error if either fails."""
         if self.database is None:
             raise RuntimeError("the lifespan has not started")
         if self.is_checked:

@@ -1,4 +1,4 @@
-"""Metrics of the pool."""
+"""Metrics of the connection pool."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ IN_USE = gauge("database_pool_in_use", "Connections in use, sampled each second"
 WAITING = gauge("database_pool_waiting", "Requests that wait for a connection, sampled likewise")
 WAIT = Histogram(
     "database_pool_wait_seconds",
-    "From asking the pool for a connection to having it",
+    "Time to get a connection from the pool",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
 )
 
 
 async def sample(database: "Database") -> None:
-    """Sample each second, until cancelled."""
+    """Sample the pool every second, until cancelled."""
     while True:
         SIZE.set(database.pool.size())
         IN_USE.set(database.pool.checkedout())

@@ -1,4 +1,4 @@
-"""Bring a database to the schema of this version."""
+"""Migrate a database to the schema of this version."""
 
 import asyncio
 import re
@@ -19,33 +19,38 @@ from .settings import DatabaseSettings
 
 # Session-level advisory lock: one migration at a time. The key is "migrate" in ASCII.
 LOCK_KEY = 0x6D696772617465
-# A statement that waits for a lock blocks every statement behind it.
+# A statement that waits for a lock blocks all statements queued behind it.
 LOCK_MILLISECONDS = 2000
 LOCK_ATTEMPTS = 10
 LOCK_NOT_AVAILABLE = "55P03"
-# The network may let a new process through, or the server be ready, only after some seconds.
+# Network policies and a starting server may reject connections in the first seconds.
 CONNECT_ATTEMPTS = 6
-# Seconds that another deployment's migration may take.
+# Seconds to wait for another deployment's migration.
 WAIT_SECONDS = 600
 
 
 class MigrationError(Exception):
-    """The error of a migration, in one line."""
+    """A failed migration, described in one line."""
 
 
-def migrate(settings: DatabaseSettings, say: Callable[[str], None] = print) -> None:
-    """Apply pending migrations. Raises `MigrationError`: the one that failed is rolled back, those
-    before it are kept."""
-    asyncio.run(_migrate(settings, say))
+def migrate(settings: DatabaseSettings, report: Callable[[str], None] = print) -> None:
+    """Apply pending migrations; `report` receives progress messages.
+
+    Raises `MigrationError` if one fails: it is rolled back, the ones before it stay applied.
+    """
+    asyncio.run(_migrate(settings, report))
 
 
 def create(settings: DatabaseSettings, name: str) -> None:
-    """Write a migration: the difference between the models and a fully migrated database."""
+    """Generate a migration from the models and a fully migrated database.
+
+    Raises `CommandError` if they do not differ.
+    """
 
     def write(connection: Connection) -> None:
-        found = config()
-        found.attributes["connection"] = connection
-        command.revision(found, name, autogenerate=True, rev_id=next_revision())
+        alembic = config()
+        alembic.attributes["connection"] = connection
+        command.revision(alembic, name, autogenerate=True, rev_id=next_revision())
 
     async def run() -> None:
         async with engine_of(settings) as engine, engine.connect() as connection:
@@ -59,65 +64,68 @@ def print_sql() -> None:
     command.upgrade(config(), "head", sql=True)
 
 
-async def _migrate(settings: DatabaseSettings, say: Callable[[str], None]) -> None:
-    async with engine_of(settings, say) as engine:
+async def _migrate(settings: DatabaseSettings, report: Callable[[str], None]) -> None:
+    async with engine_of(settings, report) as engine:
         try:
             # On a separate connection: a migration may end its transaction early.
             async with engine.connect() as connection:
                 lock = await connection.execution_options(isolation_level="AUTOCOMMIT")
-                await _wait_for_lock(lock, say)
-                await _apply(engine, say)
+                await _wait_for_lock(lock, report)
+                await _apply(engine, report)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            reason = str(error) or f"no answer within {CONNECT_SECONDS:g} s"
+            reason = str(error) or f"no response within {CONNECT_SECONDS:g} s"
             raise MigrationError(f"no connection: {type(error).__name__}: {reason}") from error
         except DBAPIError as error:
             statement = re.sub(r"\s+", " ", error.statement or "").strip()
             raise MigrationError(f"{error.orig}: {statement}".rstrip(": ")) from error
 
 
-async def _wait_for_lock(connection: AsyncConnection, say: Callable[[str], None]) -> None:
-    """Take the lock by polling: a statement that waits for it would be an open transaction, for
-    which CREATE INDEX CONCURRENTLY of the other migration would wait."""
+async def _wait_for_lock(connection: AsyncConnection, report: Callable[[str], None]) -> None:
+    """Acquire the lock by polling.
+
+    A statement that waits for the lock would be an open transaction, and block CREATE INDEX
+    CONCURRENTLY of the other migration.
+    """
     clock = asyncio.get_running_loop().time
-    deadline, is_told = clock() + WAIT_SECONDS, False
+    deadline, is_reported = clock() + WAIT_SECONDS, False
     while not await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY}):
         if clock() > deadline:
             raise MigrationError(f"another migration has run for {WAIT_SECONDS} s")
-        if not is_told:
-            say("waiting for another migration to end")
-        is_told = True
+        if not is_reported:
+            report("waiting for another migration to end")
+        is_reported = True
         await asyncio.sleep(0.5)
 
 
-async def _apply(engine: AsyncEngine, say: Callable[[str], None]) -> None:
+async def _apply(engine: AsyncEngine, report: Callable[[str], None]) -> None:
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         try:
             async with engine.connect() as connection:
-                await connection.run_sync(_upgrade, say)
+                await connection.run_sync(_upgrade, report)
             return
         except DBAPIError as error:
             if sqlstate(error.orig) != LOCK_NOT_AVAILABLE or attempt == LOCK_ATTEMPTS:
                 raise
-            say(f"a table is locked: attempt {attempt} of {LOCK_ATTEMPTS}")
+            report(f"a table is locked: attempt {attempt} of {LOCK_ATTEMPTS}")
         await asyncio.sleep(attempt)
 
 
-def _upgrade(connection: Connection, say: Callable[[str], None]) -> None:
-    found, known = config(), known_revisions()
+def _upgrade(connection: Connection, report: Callable[[str], None]) -> None:
+    alembic, known = config(), known_revisions()
     before = set(MigrationContext.configure(connection).get_current_heads())
     connection.rollback()
     if not before <= known:
-        say(f"the schema is at {', '.join(before)}, newer than this version: nothing to do")
+        report(f"the schema is at {', '.join(before)}, newer than this version: nothing to do")
         return
-    found.attributes |= {"connection": connection, "say": say}
-    command.upgrade(found, "head")
+    alembic.attributes |= {"connection": connection, "report": report}
+    command.upgrade(alembic, "head")
     after = MigrationContext.configure(connection).get_current_heads()
-    say(f"the schema is at {', '.join(after) or 'no migration'}")
+    report(f"the schema is at {', '.join(after) or 'no migration'}")
 
 
 @asynccontextmanager
 async def engine_of(
-    settings: DatabaseSettings, say: Callable[[str], None] = print
+    settings: DatabaseSettings, report: Callable[[str], None] = print
 ) -> AsyncIterator[AsyncEngine]:
     """Yield an engine for migrations: without a statement timeout, but with a lock timeout."""
 
@@ -137,7 +145,7 @@ async def engine_of(
                 if attempt == CONNECT_ATTEMPTS:
                     raise
             if attempt == 1:
-                say(f"no connection yet: {CONNECT_ATTEMPTS} attempts are made")
+                report(f"no connection yet: {CONNECT_ATTEMPTS} attempts are made")
             attempt += 1
             await asyncio.sleep(1)
 

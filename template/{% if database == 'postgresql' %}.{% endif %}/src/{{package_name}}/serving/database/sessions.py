@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 async def session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
     """Yield a session: committed before the response is sent, rolled back on errors and deadlines.
 
-    It takes a connection at its first statement. Use it through `DatabaseSession`: without
-    `scope="function"` FastAPI would commit after the client has its response.
+    It acquires a connection at its first statement. Depend on it through `DatabaseSession`: without
+    `scope="function"`, FastAPI would commit after the response has been sent.
     """
     database: Database = connection.state.database
     async with database.session() as opened:

@@ -1,4 +1,4 @@
-"""Settings of the database, beside those of the serving layer."""
+"""Settings of the database, in addition to those of the serving layer."""
 
 import re
 from typing import Annotated
@@ -9,21 +9,21 @@ from pydantic import field_validator as validator
 from ..process import connections
 from ..settings import Environment, ServingSettings
 
-# One host or several, or none if the query has it, as the path of a socket.
+# One or several hosts, or none if the query string has it, such as the path of a socket.
 HOST = r"(?:[\w.%-]+|\[[0-9a-fA-F:.]+\])?(?::[0-9]{1,5})?"
 ADDRESS = re.compile(
     r"postgres(?:ql)?(?:\+\w+)?://(?:[^\s@/?#\[\]]*@)?"
     rf"({HOST}(?:,{HOST})*)/[^\s/?#]+(?:\?[^\s#]*)?"
 )
-# Reserved for a migration (its own connection, and that of its lock) and for psql.
+# Reserved for a migration (one connection, and one for its lock) and for psql.
 RESERVED = 4
 
 
-def usable(url: SecretStr) -> SecretStr:
-    """Refuse an invalid address of a PostgreSQL database, without showing its value."""
-    found = ADDRESS.fullmatch(url.get_secret_value().strip())
-    ports = re.findall(r":(\d+)(?=,|$)", found[1]) if found else []
-    if not found or not all(0 < int(port) < 2**16 for port in ports):
+def validated(url: SecretStr) -> SecretStr:
+    """Return the address of a PostgreSQL database. Raises `ValueError` if it is invalid."""
+    match = ADDRESS.fullmatch(url.get_secret_value().strip())
+    ports = re.findall(r":(\d+)(?=,|$)", match[1]) if match else []
+    if not match or not all(0 < int(port) < 2**16 for port in ports):
         raise ValueError(
             "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, special characters percent-encoded"
         )
@@ -34,10 +34,10 @@ class DatabaseSettings(ServingSettings):
     """Settings of the serving layer and of the database."""
 
     # Required; `default=` by keyword, so that type checkers accept a call without arguments.
-    database_url: Annotated[SecretStr, AfterValidator(usable)] = Field(default=...)
-    # Server connections that this service may use; several hosts share them.
+    database_url: Annotated[SecretStr, AfterValidator(validated)] = Field(default=...)
+    # Database connections that all processes of this service together may use.
     database_connections: int = Field(default=connections.AVAILABLE, ge=5)
-    # Pool size of a process; None: its share of those.
+    # Pool size of a process; None: an equal share of these connections.
     database_pool_size: int | None = Field(default=None, ge=1, validate_default=True)
 
     @property
@@ -47,14 +47,14 @@ class DatabaseSettings(ServingSettings):
 
     @property
     def dsn(self) -> str:
-        """The address for a driver of PostgreSQL."""
+        """The address in the form that PostgreSQL drivers accept."""
         scheme, _, rest = self.database_url.get_secret_value().strip().partition("://")
         return f"{scheme.partition('+')[0]}://{rest}"
 
     @validator("database_pool_size")
     @classmethod
-    def within_the_connections(cls, size: int | None, info: ValidationInfo) -> int | None:
-        """Refuse more connections than the service may use; in development there is one process."""
+    def within_available(cls, size: int | None, info: ValidationInfo) -> int | None:
+        """Reject pools that exceed the available connections, except in development."""
         available = info.data.get("database_connections")
         development = info.data.get("environment") in (None, Environment.DEVELOPMENT)
         if available is None or development:
@@ -65,21 +65,21 @@ class DatabaseSettings(ServingSettings):
         return size
 
     @field_serializer("database_pool_size", when_used="json")
-    def with_the_sum(self, _: int | None) -> str:
-        """Return what the configuration check prints: the pool, and the sum of all pools."""
+    def with_total(self, _: int | None) -> str:
+        """Return the text for the configuration check: the pool size, and the sum of all pools."""
         return f"{self.pool_size} # {sum_of(self.pool_size)} of {self.database_connections}"
 
 
 def share(available: int) -> int:
-    """Return the pool size with which all processes stay within `available` connections."""
+    """Return the largest pool size for which `total` is at most `available`, but at least 1."""
     return max(1, (available - RESERVED) // connections.processes())
 
 
 def total(pool: int) -> int:
-    """Return the connections in use when every pool is exhausted."""
+    """Return the number of connections if every pool is full, plus the reserve."""
     return pool * connections.processes() + RESERVED
 
 
 def sum_of(pool: int) -> str:
-    """Return that total as a formula."""
+    """Return the formula of `total`, for messages."""
     return f"{pool} x {connections.described()} + {RESERVED} in reserve = {total(pool)}"

@@ -1,5 +1,5 @@
-"""Where the secrets of a pod are."""
+"""The directory of the secrets in a pod."""
 
-# Set beside the volume that mounts the Secret.
+# Set in the Deployment, which mounts the Secret there.
 VARIABLES = ("SECRETS_DIR",)
 NAME_PREFIX = ""

@@ -1,4 +1,4 @@
-"""Metrics and standard output of a pod's only process."""
+"""Metrics and standard output of the single process of a pod."""
 
 from contextlib import nullcontext
 
@@ -10,9 +10,9 @@ OUTPUT_LOCK = nullcontext()
 
 
 def registry() -> CollectorRegistry:
-    """Return the metrics of this process; prometheus_client adds those of the process itself."""
+    """Return the registry, which includes CPU, memory and open files of this process."""
     return REGISTRY
 
 
 def sample_process() -> None:
-    """Do nothing: prometheus_client samples the one process by itself."""
+    """Do nothing: prometheus_client samples this process itself."""

@@ -8,12 +8,12 @@ from ..settings import Environment, ServingSettings
 from . import proxies
 from .capacity import worker_count
 
-# Options in GUNICORN_CMD_ARGS that would override a timeout of the budget.
-BUDGETED = re.compile(r"(?<!\S)(?:--(?:graceful-)?timeout|--keep-alive|-t)(?![\w-])")
+# Options in GUNICORN_CMD_ARGS that would override a computed timeout.
+TIMEOUT_OPTION = re.compile(r"(?<!\S)(?:--(?:graceful-)?timeout|--keep-alive|-t)(?![\w-])")
 
 
 def variables() -> dict[str, str]:
-    """Return the variables that the server reads itself, with its defaults."""
+    """Return the variables that the server reads, and their values or defaults."""
     bind = os.environ.get("BIND", "127.0.0.1:8000")
     return {
         "WEB_CONCURRENCY": os.environ.get("WEB_CONCURRENCY") or str(worker_count()),
@@ -28,13 +28,13 @@ def faults(settings: ServingSettings) -> Iterator[str]:
         worker_count()
     except SystemExit as refusal:
         yield str(refusal)
-    if option := BUDGETED.search(os.environ.get("GUNICORN_CMD_ARGS", "")):
-        yield f"GUNICORN_CMD_ARGS: without {option[0]}, which follows from the request's timeout"
+    if option := TIMEOUT_OPTION.search(os.environ.get("GUNICORN_CMD_ARGS", "")):
+        yield f"GUNICORN_CMD_ARGS: remove {option[0]}, it is computed from the request timeout"
     yield from proxies.misread()
     if settings.environment is Environment.PRODUCTION:
         trusts_all = proxies.trusted() == proxies.EVERY_PEER
         if _on_unix_socket() and not trusts_all:
-            yield f"{proxies.VARIABLE}: * on a unix socket, where nginx has no address to name"
+            yield f"{proxies.VARIABLE}: * on a unix socket, because nginx has no address there"
         if trusts_all and not _on_unix_socket():
             yield f"{proxies.VARIABLE}: the address of nginx; with * any client can forge its own"
 
@@ -44,5 +44,5 @@ def _on_unix_socket() -> bool:
 
 
 def _under_systemd() -> bool:
-    """Tell whether systemd has started this: then the socket unit applies, not BIND."""
+    """Return whether systemd has started this process: then the socket unit replaces BIND."""
     return "INVOCATION_ID" in os.environ

@@ -1,8 +1,8 @@
 """Merge the metric files of all processes.
 
-The result is that of prometheus_client's `MultiProcessCollector.merge`, which makes a sample of
-each value of each process and frees them all at once: meanwhile the event loop stands still. Here
-each sample is made when it is rendered.
+The result equals that of prometheus_client's `MultiProcessCollector.merge`. That creates a sample
+for each value of each process and frees them all at once, which blocks the event loop. Here each
+sample is created when it is rendered.
 """
 
 import json
@@ -19,7 +19,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Family:
-    """A metric: its values by series, the JSON of its name, the sample's name, and the labels."""
+    """A metric. Its series are keyed by the JSON of metric name, sample name and labels."""
 
     def __init__(self, kind: str, mode: str, documentation: str) -> None:
         self.kind = kind
@@ -46,14 +46,14 @@ class Family:
         self.values[series] = value
 
     def metric(self, name: str) -> Metric:
-        """Return the metric. Its samples can be read once."""
+        """Return the metric. Its samples can be read only once."""
         metric = Metric(name, self.documentation, self.kind)
         samples = self.buckets(name) if self.kind == "histogram" else self.samples()
         metric.samples = samples  # type: ignore[assignment]
         return metric
 
     def samples(self) -> Iterator[Sample]:
-        """Yield each value."""
+        """Yield a sample for each value."""
         for series in list(self.values):
             text, _, process = series.partition("\n")
             _, name, labels = json.loads(text)
@@ -61,16 +61,16 @@ class Family:
             yield Sample(name, labels | ({"pid": process} if process else {}), value)
 
     def buckets(self, name: str) -> Iterator[Sample]:
-        """Yield the values of a histogram: each bucket counts those below it as well."""
+        """Yield the samples of a histogram, with cumulative buckets."""
         sums: dict[Labels, Sample] = {}
         counts: dict[Labels, dict[float, float]] = defaultdict(dict)
         for series in list(self.values):
-            _, of_sample, labels = json.loads(series)
+            _, sample_name, labels = json.loads(series)
             value = self.values.pop(series)
             limit = labels.pop("le", None)
             child = tuple(sorted(labels.items()))
             if limit is None:
-                sums[child] = Sample(of_sample, labels, value)
+                sums[child] = Sample(sample_name, labels, value)
             else:
                 counts[child][float(limit)] = value
         for child, by_limit in counts.items():
@@ -84,7 +84,7 @@ class Family:
 
 
 def merge(files: Iterable[str]) -> Iterator[Metric]:
-    """Yield the metrics of files named KIND[_MODE]_PROCESS.db; one that was deleted is left out."""
+    """Yield the metrics in files named KIND[_MODE]_PROCESS.db; deleted files are skipped."""
     families: dict[str, Family] = {}
     for file in files:
         kind, *mode, process = Path(file).stem.split("_")

@@ -1,7 +1,7 @@
-"""Check what the application has opened on import, before the workers are forked.
+"""Check that the application has not opened unsafe resources on import, before the fork.
 
-Workers would share its connections, and read each other's responses. Its threads run in none, and
-its processes end with the first worker that ends.
+Workers would share its connections and read each other's responses. Its threads do not exist in the
+workers, and its processes end with the first worker that exits.
 """
 
 import multiprocessing
@@ -18,29 +18,30 @@ from pathlib import Path
 from ..settings import STARTUP_FAILURE
 from .slots import SLOTS
 
-# Processes can share datagram sockets (syslog, statsd): each message is sent whole.
+# Not datagram sockets (syslog, statsd), which processes can share: each message is sent whole.
 STREAMS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET)
-# jemalloc starts its threads again in a new process.
+# jemalloc restarts its threads in a forked process.
 FORK_SAFE = ("jemalloc_bg_thd",)
-# What one process reads from these, no other gets: sockets of an event loop, changes of files.
+# Kernel event queues: only one of the processes receives each event.
 QUEUES = ("eventpoll", "inotify", "io_uring")
-# Of multiprocessing and joblib: it takes short messages from any process.
+# The resource tracker of multiprocessing and joblib: it accepts messages from any process.
 TRACKER = "resource_tracker import main"
 
 
 def check(allowed: Sequence[str] = ()) -> None:
-    """End this process with status 3 and a line for what it has opened, if anything.
+    """Exit with status 3 and one line if the application has opened anything not `allowed`.
 
-    `allowed` has patterns of addresses (`10.0.0.5:6379`, a path) and of names.
+    `allowed` contains patterns of addresses (`10.0.0.5:6379`, a path) and of names.
     """
     opened = {f"connection {peer}": peer for peer in connections()}
     opened |= {f"thread {name}": name for name in threads()}
     opened |= {f"process {name}": name for name in processes()}
     opened |= {f"descriptor {name}": name for name in queues()}
-    found = [what for what, name in opened.items() if not is_allowed(name, [*FORK_SAFE, *allowed])]
-    if found:
+    allowed = [*FORK_SAFE, *allowed]
+    unsafe = [label for label, name in opened.items() if not is_allowed(name, allowed)]
+    if unsafe:
         print(
-            f"Opened on import, before the fork of the workers: {', '.join(found)}:"
+            f"Opened on import, before the fork of the workers: {', '.join(unsafe)}:"
             " open it in the lifespan, or name what is safe in allowed_before_fork"
             " of gunicorn.conf.py",
             file=sys.stderr,
@@ -51,7 +52,7 @@ def check(allowed: Sequence[str] = ()) -> None:
 
 
 def is_allowed(name: str, allowed: Sequence[str]) -> bool:
-    """Tell whether a name matches one of the patterns."""
+    """Return whether a name matches one of the patterns."""
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in allowed)
 
 
@@ -61,20 +62,20 @@ def connections() -> Iterator[str]:
     for file, inode in sockets(map(int, os.listdir("/dev/fd"))).items():
         if inode not in standard:
             with socket.socket(fileno=os.dup(file)) as opened, suppress(OSError):
-                peer = opened.getpeername()  # raises for one that listens or is not connected
-                of_parent = opened.family == socket.AF_UNIX and inode in SOCKETS_BEFORE
-                if opened.type in STREAMS and not of_parent:
+                peer = opened.getpeername()  # raises for a listening or unconnected socket
+                is_inherited = opened.family == socket.AF_UNIX and inode in SOCKETS_BEFORE
+                if opened.type in STREAMS and not is_inherited:
                     yield address(peer)
 
 
 def sockets(files: Iterable[int]) -> dict[int, int]:
-    """Return which of these file descriptors are sockets, and their inodes."""
-    found = {}
+    """Return the inode of each of these file descriptors that is a socket."""
+    inodes = {}
     for file in files:
         with suppress(OSError):
             if stat.S_ISSOCK((status := os.fstat(file)).st_mode):
-                found[file] = status.st_ino
-    return found
+                inodes[file] = status.st_ino
+    return inodes
 
 
 def address(peer: object) -> str:
@@ -86,14 +87,14 @@ def address(peer: object) -> str:
             return path
         case bytes(name) if name:
             return name.decode(errors="backslashreplace").replace("\0", "@")
-    return "within this process"  # a socket pair, as an event loop has one
+    return "within this process"  # such as the socket pair of an event loop
 
 
 def threads() -> Iterator[str]:
     """Yield the name of each thread except the main one.
 
-    Threads that native code has started only if they have a name: the threads of numpy's libraries
-    have none, and are safe to fork.
+    Native threads only if they have a name: those of numpy's libraries have none, and are safe to
+    fork.
     """
     known = threading.enumerate()
     yield from (thread.name for thread in known if thread is not threading.main_thread())
@@ -113,34 +114,34 @@ def name_of(task: Path) -> str:
 
 
 def processes() -> Iterator[str]:
-    """Yield the name of each process that the application has started and that lives."""
+    """Yield the name of each running process that the application has started."""
     names = {process.pid: process.name for process in multiprocessing.active_children()}
     for child in children() - CHILDREN_BEFORE:
         with suppress(OSError):
             command = Path(f"/proc/{child}/cmdline").read_text(errors="replace")
-            if command and TRACKER not in command:  # one that has ended has none
+            if command and TRACKER not in command:  # empty if it has ended
                 yield names.get(child) or Path(command.split("\0")[0]).name
 
 
 def children() -> set[int]:
-    """Return the processes that this one has started; off Linux, where no file tells, none."""
-    found = set()
+    """Return the IDs of this process's children; outside Linux, an empty set."""
+    ids = set()
     for task in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):
-            found |= set(map(int, task.read_text().split()))
-    return found
+            ids |= set(map(int, task.read_text().split()))
+    return ids
 
 
 def queues() -> Iterator[str]:
-    """Yield the kind of each file descriptor that is a queue of the kernel."""
+    """Yield the kind of each file descriptor that is a kernel event queue."""
     for file in os.listdir("/dev/fd"):
-        with suppress(OSError):  # off Linux it is no link
+        with suppress(OSError):  # not a link outside Linux
             kind = os.readlink(f"/dev/fd/{file}").removeprefix("anon_inode:").strip("[]")
             if kind in QUEUES:
                 yield kind
 
 
-# By the time gunicorn reads its configuration: what a supervisor has left open, and what the
-# entrypoint of a container has started.
+# When gunicorn reads its configuration: sockets inherited from a supervisor, and processes that a
+# container's entrypoint has started.
 SOCKETS_BEFORE = frozenset(sockets(map(int, os.listdir("/dev/fd"))).values())
 CHILDREN_BEFORE = frozenset(children())

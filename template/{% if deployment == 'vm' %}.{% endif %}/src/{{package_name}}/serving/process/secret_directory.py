@@ -1,6 +1,6 @@
-"""Where the secrets of a host are."""
+"""The directory of the secrets on a host."""
 
-# SECRETS_DIR in containers; systemd sets the other for the unit's LoadCredential=.
+# SECRETS_DIR in containers; systemd sets CREDENTIALS_DIRECTORY for LoadCredential=.
 VARIABLES = ("SECRETS_DIR", "CREDENTIALS_DIRECTORY")
-# systemd puts the id of LoadCredential=secrets.d:DIRECTORY before the name of each file.
+# systemd prefixes each file name with the ID in LoadCredential=secrets.d:DIRECTORY.
 NAME_PREFIX = "secrets.d_"

@@ -1,4 +1,4 @@
-"""What the workers share: metric files, which each worker can sum, and standard output."""
+"""What the workers share: metric files and standard output."""
 
 import fcntl
 import os
@@ -13,10 +13,10 @@ from prometheus_client.registry import Collector
 
 from .slots import SLOTS, VARIABLE
 
-# Each worker listens on the metrics port; the kernel picks one for each scrape.
+# Each worker listens on the metrics port; the kernel selects one for each scrape.
 SEVERAL_PROCESSES = True
 
-# Not registered: prometheus_client registers its own of these, for one process.
+# Not registered: prometheus_client has registered metrics of these names, for one process.
 CPU = Counter(
     "process_cpu_seconds_total",
     "CPU time of the workers, also of those that have ended",
@@ -39,15 +39,15 @@ _counted = 0.0
 
 
 class Workers(Collector):
-    """The metrics of all workers, read for each scrape."""
+    """The metrics of all workers, read from their files on each scrape."""
 
     def collect(self) -> Iterable[Metric]:
-        """Read the files."""
+        """Return the metrics of all workers."""
         return SLOTS.read()
 
 
 def registry() -> Collector:
-    """Return the metrics of all workers; those of this process when it is the only one."""
+    """Return the metrics of all workers, or of this process if there are no metric files."""
     return Workers() if VARIABLE in os.environ else REGISTRY
 
 
@@ -65,14 +65,14 @@ def sample_process() -> None:
 
 
 class OutputLock(AbstractContextManager[None]):
-    """Keeps lines of different workers apart: writes to a pipe are atomic only up to 4 KiB.
+    """Serializes the output of the workers: writes to a pipe are atomic only up to 4 KiB.
 
-    A record lock belongs to a process, and is released when it ends, even by SIGKILL.
+    A record lock belongs to a process, and is released when the process ends, even by SIGKILL.
     """
 
     def __init__(self) -> None:
         if sys.platform == "linux":
-            self._file = os.memfd_create("output-lock")  # works without a writable disk
+            self._file = os.memfd_create("output-lock")  # needs no writable disk
         else:
             self._file, path = tempfile.mkstemp()
             os.unlink(path)

@@ -1,8 +1,8 @@
-"""Metric values in files of PROMETHEUS_MULTIPROC_DIR, by slot; without it in memory.
+"""Metric values in files of PROMETHEUS_MULTIPROC_DIR, one set per slot; without it, in memory.
 
-Each process takes the lowest free slot and continues the files of that slot. So a replaced worker
-leaves no files behind, and its counts are kept. prometheus_client by itself names files by process
-ID, and keeps them all.
+Each process takes the lowest free slot and continues with the files of that slot. So a replaced
+worker leaves no stale files, and its counts are kept. prometheus_client itself names files by
+process ID, and never deletes them.
 """
 
 import atexit
@@ -24,7 +24,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from .merge import merge
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# Size of a new file. A full one is doubled.
+# Size of a new file. A full file is doubled in size.
 FILE_BYTES = 2**16
 FILE = re.compile(r"([a-z]+(?:_[a-z]+)?)_slot-(\d+)\.db")
 # Byte 0 is locked while slots are assigned, byte 1 while a process has slot 0, and so on. A record
@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 class NumberFile(MmapedDict):
-    """A file of values with allocated blocks: writing to a page without one may raise SIGBUS."""
+    """A file of values with allocated blocks: a write to a sparse page may raise SIGBUS."""
 
     def __init__(self, path: str) -> None:
         if not os.path.exists(path):
-            new = f"{path}.new"  # no reader sees it empty
+            new = f"{path}.new"  # so that no reader sees an empty file
             try:
                 with open(new, "wb") as file:
                     allocate(file.fileno(), FILE_BYTES)
@@ -73,10 +73,10 @@ class Slots:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.taken = False
-        """Whether this process has looked for its slot."""
+        """Whether this process has tried to take a slot."""
         self.values: list[SharedValue] = []
         self.error: OSError | None = None
-        """Why metrics are missing, until it is reported."""
+        """The reason for missing metrics, until it is reported."""
         self._own: int | None = None
         self._files: dict[str, NumberFile | None] = {}
         self._locks: int | None = None
@@ -85,10 +85,10 @@ class Slots:
         os.register_at_fork(after_in_child=self._forget)
 
     def open(self, *, remove: bool) -> None:
-        """Take a slot for the life of this process, and remove the files of dead processes.
+        """Take a slot for the lifetime of this process, and remove the files of dead processes.
 
-        When this process ends, its files are removed, with `remove` the directory too, unless
-        another process has a slot. Exits with a line if the directory does not exist.
+        When this process ends, the files are removed, and the directory if `remove` is true, unless
+        another process has a slot. Exits with a message if the directory does not exist.
         """
         if self._opened_by:
             return
@@ -106,13 +106,13 @@ class Slots:
         atexit.register(self.close)
 
     def take(self) -> None:
-        """Take a slot, and continue every value in its files."""
+        """Take a slot, and continue with the values in its files."""
         self._take()
         for value in self.values:
             value.attach()
 
     def file(self, kind: str) -> NumberFile | None:
-        """Return the file of this process for a kind of metric, None when there is none."""
+        """Return this process's file for a kind of metric, or None without a slot or disk space."""
         if self._own is not None and kind not in self._files:
             try:
                 self._files[kind] = NumberFile(f"{os.environ[VARIABLE]}/{kind}_slot-{self._own}.db")
@@ -121,24 +121,24 @@ class Slots:
         return self._files.get(kind)
 
     def give_up(self, kind: str, error: OSError) -> None:
-        """Stop writing to a file that has no room for more metrics."""
+        """Stop using the file for a kind of metric, because the disk is full."""
         if None not in self._files.values():
             self.error = error
         self._files[kind] = None
 
     def report(self) -> None:
-        """Log why metrics are missing. Without a lock: a handler may count the lines of the log."""
+        """Log why metrics are missing. Call without the lock: a log handler may update a metric."""
         error, self.error = self.error, None
         if error:
             logger.error("Metrics are missing until this process ends: %s", error)
 
     def read(self) -> Iterator[Metric]:
         """Return the metrics of all processes; live gauges only of live processes."""
-        with suppress(OSError), self._alone():
-            for path, slot in self._found("gauge_live"):
+        with suppress(OSError), self._exclusive():
+            for path, slot in self._metric_files("gauge_live"):
                 if self._is_free(slot):
                     os.remove(path)
-        return merge(path for path, _ in self._found())
+        return merge(path for path, _ in self._metric_files())
 
     def _take(self) -> None:
         self.taken = True
@@ -147,30 +147,30 @@ class Slots:
         try:
             if self._locks is None:
                 self._locks = self._open_locks()
-            with self._alone():
+            with self._exclusive():
                 self._own = next(slot for slot in itertools.count() if self._lock(slot + 1))
-                for path, slot in self._found("gauge_live"):
+                for path, slot in self._metric_files("gauge_live"):
                     if slot == self._own:
                         os.remove(path)
         except OSError as error:
             self.give_up("", error)
 
     def _clear(self) -> bool:
-        """Remove the files of all processes, unless another one lives; whether it did."""
-        with suppress(OSError), self._alone():
-            if self._own is None or not self._lock(1, 0):  # of every slot
+        """Remove all files if no other process has a slot; return whether it did."""
+        with suppress(OSError), self._exclusive():
+            if self._own is None or not self._lock(1, 0):  # all slots
                 return False
             self._unlock(self._own + 2, 0)
             if self._own:
                 self._unlock(1, self._own)
-            for path, slot in self._found():
+            for path, slot in self._metric_files():
                 if slot != self._own or not self._files:
                     os.remove(path)
             return True
         return False
 
     def close(self) -> None:
-        """Remove the files, in the process that called `open`; in a worker do nothing."""
+        """Remove the files, in the process that called `open`; do nothing in a worker."""
         if self._opened_by != os.getpid():
             return
         with self.lock:
@@ -183,14 +183,14 @@ class Slots:
                 os.rmdir(os.environ[VARIABLE])
 
     def _forget(self) -> None:
-        """Close the parent's files, in a process that was forked."""
+        """Close the parent's files in a forked process."""
         self.lock = threading.Lock()
         for file in filter(None, self._files.values()):
             file.close()  # type: ignore[no-untyped-call]
         self.taken, self._own, self._files = False, None, {}
 
-    def _found(self, kind: str = "") -> list[tuple[str, int]]:
-        """Return the files of the processes, and their slots."""
+    def _metric_files(self, kind: str = "") -> list[tuple[str, int]]:
+        """Return the path and slot of each file whose kind starts with `kind`."""
         directory = os.environ[VARIABLE]
         files = filter(None, map(FILE.fullmatch, os.listdir(directory)))
         return [(f"{directory}/{f[0]}", int(f[2])) for f in files if f[1].startswith(kind)]
@@ -199,8 +199,8 @@ class Slots:
         return os.open(os.path.join(os.environ[VARIABLE], LOCKS), os.O_RDWR | os.O_CREAT, 0o600)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Lock the slots: no other process takes or releases one."""
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the lock on slot assignment, so that no other process takes or releases a slot."""
         self._lock(0, wait=True)
         try:
             yield
@@ -214,7 +214,7 @@ class Slots:
         return True
 
     def _lock(self, start: int, length: int = 1, *, wait: bool = False) -> bool:
-        """Lock bytes (length 0: all that follow); False if another process has locked one."""
+        """Lock bytes of the lock file (length 0: to its end); return whether it succeeded."""
         if self._locks is None:
             return False
         try:
@@ -288,12 +288,12 @@ class SharedValue:
         return self._value
 
     def set_exemplar(self, exemplar: object) -> None:
-        """Do nothing: the files cannot store it."""
+        """Do nothing: the files cannot store exemplars."""
 
     def get_exemplar(self) -> None:
         """Return None."""
 
 
 SLOTS = Slots()
-# Before any metric is created, here or in the service.
+# Set before any metric is created, here or in the service.
 values.ValueClass = SharedValue

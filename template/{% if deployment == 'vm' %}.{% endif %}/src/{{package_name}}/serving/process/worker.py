@@ -13,7 +13,7 @@ from gunicorn.glogging import Logger
 from gunicorn.workers.base import Worker
 from uvicorn import Config, Server
 
-# Loaded before the fork, so that each worker starts 80 ms sooner and shares their memory.
+# Imported before the fork, so that each worker starts 80 ms faster and shares their memory.
 from uvicorn.lifespan import on as _lifespan  # noqa: F401
 from uvicorn.protocols.http import httptools_impl as _http  # noqa: F401
 from uvicorn.protocols.websockets import auto as _websockets  # noqa: F401
@@ -25,29 +25,29 @@ from ..observability import logs
 CLEANUP_SECONDS = 5
 # How often the worker reports to the master, and checks that the master is alive.
 HEARTBEAT_SECONDS = 1
-# Of gunicorn's TLS settings, those that uvicorn has under the same name.
+# TLS settings with the same name in gunicorn and uvicorn.
 TLS = ("keyfile", "certfile", "cert_reqs", "ca_certs", "ciphers")
 
 # Created before the fork: all workers share it.
-_first_to_fail = multiprocessing.get_context("fork").Semaphore(1)
+_first_failure = multiprocessing.get_context("fork").Semaphore(1)
 
 
 class ServingLogger(Logger):
-    """gunicorn's own lines are written by the root logger, like all others."""
+    """Propagates gunicorn's records to the root logger, like all others."""
 
     def setup(self, cfg: Configuration) -> None:
-        """Runs also on a reload, which sets up gunicorn's handlers again."""
+        """Set up logging; also called on a reload, when gunicorn adds its handlers again."""
         super().setup(cfg)  # type: ignore[no-untyped-call]
-        logs.take_over("gunicorn.error")
+        logs.propagate_to_root("gunicorn.error")
 
 
 class ServingWorker(Worker):
-    """Finishes its requests within gunicorn's `graceful_timeout`, then ends the lifespan."""
+    """On SIGTERM, finishes its requests within gunicorn's `graceful_timeout`, then the lifespan."""
 
     server: Server
 
     def init_signals(self) -> None:
-        """Leave SIGTERM and SIGINT to uvicorn; of gunicorn's handlers SIGQUIT and SIGUSR1 stay."""
+        """Leave SIGTERM and SIGINT to uvicorn; keep gunicorn's handlers of SIGQUIT and SIGUSR1."""
         for number in self.SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGQUIT, self.handle_quit)
@@ -55,29 +55,30 @@ class ServingWorker(Worker):
         signal.siginterrupt(signal.SIGUSR1, False)
 
     def handle_quit(self, *_: object) -> None:
-        """End at once, also with a request that holds the event loop or a thread."""
+        """Exit at once, even if a request blocks the event loop or a thread."""
         os._exit(0)
 
     def run(self) -> None:
-        """Serve until told to stop; a failed start stops the master as well.
+        """Serve until a signal; exit with `WORKER_BOOT_ERROR` if the start fails.
 
-        gunicorn halts when one worker fails to boot, but a second one causes a traceback.
+        That status stops gunicorn. A second worker exits with 1, because gunicorn would print a
+        traceback.
         """
         self.server = Server(self._config())
         try:
             self._load_tls()
             with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
                 runner.run(self._serve())
-        except SystemExit as failure:
-            could_not_boot = failure.code == Arbiter.WORKER_BOOT_ERROR
-            if could_not_boot and not _first_to_fail.acquire(block=False):
+        except SystemExit as exit_:
+            boot_failed = exit_.code == Arbiter.WORKER_BOOT_ERROR
+            if boot_failed and not _first_failure.acquire(block=False):
                 sys.exit(1)
             raise
 
     def _load_tls(self) -> None:
         try:
             self.server.config.load()
-        except OSError as error:  # a file, or what OpenSSL does not take
+        except OSError as error:  # a file can't be read, or OpenSSL rejects it
             files = ", ".join(f"{name}={self.cfg.ssl_options[name]}" for name in TLS[:2])
             self.log.error("TLS does not start with %s: %s", files, error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
@@ -106,7 +107,7 @@ class ServingWorker(Worker):
         )
 
     async def _serve(self) -> None:
-        # Without gunicorn's wrappers, which uvloop would close twice, with a line in the log.
+        # Not gunicorn's wrappers, which uvloop would close twice and log an error.
         await self.server.serve(sockets=[listener.sock for listener in self.sockets])
         if not self.server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)

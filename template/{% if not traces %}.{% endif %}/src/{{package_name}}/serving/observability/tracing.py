@@ -1,4 +1,4 @@
-"""No export of traces. FastAPI's own telemetry stays on, for a provider that the service sets."""
+"""No export of traces. A provider that the service sets still receives FastAPI's spans."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from ..settings import ServingSettings
 
 
 def options() -> dict[str, Any]:
-    """Return the arguments for `FastAPI()`: none."""
+    """Return the arguments for `FastAPI()`: an empty dictionary."""
     return {}
 
 

@@ -1,4 +1,4 @@
-"""Alembic runs this for each command, but not as part of the package: see ../environment.py."""
+"""Alembic executes this file outside the package for each command: see ../environment.py."""
 
 from alembic import context
 

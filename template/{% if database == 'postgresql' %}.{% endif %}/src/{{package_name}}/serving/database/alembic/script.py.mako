@@ -8,10 +8,10 @@ down_revision = ${'"%s"' % down_revision if down_revision else None}
 
 
 def upgrade() -> None:
-    """Apply it while the previous version still runs: first add, remove in a later release."""
+    """Apply it. The previous version is still running, so only add; remove in a later version."""
     ${upgrades if upgrades else "pass"}
 
 
 def downgrade() -> None:
-    """Undo it; a rollback of the service does not run this."""
+    """Revert it. A rollback of the service does not run this."""
     ${downgrades if downgrades else "pass"}
