@@ -6,6 +6,8 @@ UV := build/bootstrap/bin/uv
 export UV_PYTHON_PREFERENCE ?= only-system
 # An activated environment of another project must not be taken for this one's.
 unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
+# Without bytecode each of a thousand interpreters would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint format cluster generated docs bench clean
 
@@ -18,9 +20,9 @@ demo: .venv/ready ## render both targets, run each under its real server, show w
 test: .venv/ready ## the whole suite
 	@.venv/bin/pytest $(ARGS)
 
-cluster: .venv/ready ## the services on a real Kubernetes, which the first run builds in 12 minutes
+cluster: .venv/ready ## the tests on a real Kubernetes, which the first run builds in 12 minutes
 	@tests/cluster/build
-	@CLUSTER=1 .venv/bin/pytest -n0 tests/cluster $(ARGS)
+	@.venv/bin/pytest -n0 tests/cluster $(ARGS)
 
 lint: .venv/ready ## the template's own sources and its tests
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
