@@ -1,7 +1,9 @@
 """A rolling update on a real cluster whose migration Job changes the schema under load."""
 
 import asyncio
+import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,38 +13,35 @@ import pytest
 import yaml
 
 from ..conftest import Render
-from ..harness import expand, images, kubernetes
+from ..harness import expand, images
 from ..harness.load import Load, Tally
 from ..harness.project import Project
 from ..kubernetes.test_manifests import kustomize
-from .test_deploy import Service, deployer, on_this_machine, published
+from .test_deploy import (
+    MISSING_IMAGE,
+    Service,
+    deployer,
+    on_this_machine,
+    published,
+    start_deploy,
+)
 
 POSTGRESQL = "docker.io/library/postgres:18"
 ENVIRONMENT = "deploy/kubernetes/overlays/staging/environment/kustomization.yaml"
 PODS = "198.51.100.0/24"
-"""The network of the cluster's pods."""
+"""The network of the cluster's pods, as CIDR."""
 REQUESTS = 20_000
 RATE = 400
 SECONDS = 600
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A cluster with the image of PostgreSQL."""
-    if missing := kubernetes.missing_tools():
-        pytest.skip(f"no cluster without {', '.join(missing)}")
-    images.ensure([POSTGRESQL])
-    with kubernetes.run() as cluster:
-        cluster.push(POSTGRESQL)
-        cluster.serve_names()
-        yield cluster
-
-
-@pytest.fixture(scope="module")
 def service(
     render: Render, cluster: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """The first version in staging, with a role that may deploy and no more, and a database."""
+    """The first version in staging, with the deployer's role and a database."""
+    images.ensure([POSTGRESQL])
+    cluster.push(POSTGRESQL)
     directory = tmp_path_factory.mktemp("database")
     rendered = render(
         deployment="kubernetes",
@@ -58,19 +57,19 @@ def service(
         service.edit("value: 192.0.2.1/32", f"value: {PODS}", ENVIRONMENT)
         service.kubeconfig = deployer(service, "staging", directory)
         start_database(service)
-        status, said = service.deploy()
-        assert status == 0, said
+        status, output = service.deploy()
+        assert status == 0, output
         sql(service, "INSERT INTO notes (text) VALUES ('first')")
         yield service
 
 
 def start_database(service: Service) -> None:
-    """Start that of the local overlay in the namespace of the service, with its two Secrets."""
+    """Start the local overlay's PostgreSQL in the namespace of the service, with two Secrets."""
     local = service.project.path / "deploy/kubernetes/overlays/local/postgresql"
     objects = [each for each in kustomize(local) if each["kind"] != "Namespace"]
     for each in objects:
         each["metadata"]["namespace"] = service.namespace
-    service.kubectl("apply", "--filename=-", given=yaml.safe_dump_all(objects))
+    service.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(objects))
     service.kubectl("rollout", "status", "statefulset/postgresql", "--timeout=180s")
     sql(service, expand.ROLE)
     for name, role in ((service.slug, "service"), (f"{service.slug}-migration", "postgres")):
@@ -79,13 +78,13 @@ def start_database(service: Service) -> None:
 
 
 def sql(service: Service, statement: str) -> list[str]:
-    """Run a statement in the database; the rows of its result."""
+    """Run a statement in the database; return the rows of its result."""
     psql = ("psql", "--username=postgres", "-XAqtv", "ON_ERROR_STOP=1", "-c", statement)
     return service.kubectl("exec", "postgresql-0", "--", *psql).splitlines()
 
 
 def under_load(service: Service, client: Path, event: Callable[[], object]) -> Tally:
-    """Let something happen in the middle of a load that reads and writes."""
+    """Call a function during a load that reads and writes; return the outcomes."""
     described = service.cluster.get("service", service.slug, f"--namespace={service.namespace}")
     host = described["spec"]["clusterIP"]
 
@@ -100,18 +99,53 @@ def under_load(service: Service, client: Path, event: Callable[[], object]) -> T
     return asyncio.run(run())
 
 
-def test_failed_migration_leaves_the_version_before_serving_and_says_why(service: Service) -> None:
+def test_failed_migration_keeps_the_previous_version_and_prints_the_reason(
+    service: Service,
+) -> None:
     package = service.project.path / "src" / service.project.package
     broken = package / "migrations/0002_broken.py"
     broken.write_text(expand.MIGRATION.replace('"notes"', '"absent"'))
     before = service.deployment()["spec"]
     with published(service.project, service.cluster, "broken") as image:
-        status, said = service.deploy("staging", image)
+        status, output = service.deploy("staging", image)
     broken.unlink()
 
     assert status == 1
-    assert 'relation "absent" does not exist' in said
+    assert 'relation "absent" does not exist' in output
     assert service.deployment()["spec"] == before
+
+
+def jobs(service: Service) -> list[Any]:
+    """The Jobs that have not ended."""
+    found = service.cluster.get("jobs", f"--namespace={service.namespace}")["items"]
+    return [each for each in found if not each["status"].get("conditions")]
+
+
+def test_migration_whose_image_is_missing_prints_why_and_leaves_no_job(service: Service) -> None:
+    before = service.state()
+
+    status, output = service.deploy("staging", MISSING_IMAGE)
+
+    assert status == 1
+    assert re.search(
+        "migrate: the migration of staging does not start. .*(ErrImage|ImagePull)", output
+    )
+    assert output.endswith("deploy: rolling back\n")
+    assert service.state() == before
+    assert jobs(service) == []
+
+
+def test_interrupted_migration_is_stopped_and_rolled_back(service: Service) -> None:
+    before = service.state()
+    started, output = start_deploy(service, "job.batch/", MISSING_IMAGE, PATIENCE="300")
+
+    started.send_signal(signal.SIGTERM)  # not to its children
+    rest, _ = started.communicate(timeout=60)
+
+    assert started.returncode == 128 + signal.SIGTERM, output + rest
+    assert rest.endswith("deploy: rolling back\n")
+    assert service.state() == before
+    assert jobs(service) == []
 
 
 def test_rolling_update_with_a_migration_loses_no_request_and_no_committed_row(
@@ -122,11 +156,11 @@ def test_rolling_update_with_a_migration_loses_no_request_and_no_committed_row(
 
     with ExitStack() as stack:
         image = stack.enter_context(published(service.project, service.cluster, "2"))
-        said: list[tuple[int, str]] = []
-        tally = under_load(service, client, lambda: said.append(service.deploy("staging", image)))
+        output: list[tuple[int, str]] = []
+        tally = under_load(service, client, lambda: output.append(service.deploy("staging", image)))
         [container] = service.deployment()["spec"]["template"]["spec"]["containers"]
 
-    assert said[0][0] == 0, said[0][1]
+    assert output[0][0] == 0, output[0][1]
     assert container["image"] == image
     assert tally == Tally(answered=tally.answered)
     assert tally.answered >= REQUESTS
@@ -135,15 +169,15 @@ def test_rolling_update_with_a_migration_loses_no_request_and_no_committed_row(
     assert min(first, second) > 0
 
 
-def test_make_local_serves_from_a_database_of_its_own(service: Service, tmp_path: Path) -> None:
+def test_make_local_starts_its_own_database(service: Service, tmp_path: Path) -> None:
     kubeconfig, env = on_this_machine(service, tmp_path)
 
-    status, said = service.run("make", "local", kubeconfig=kubeconfig, env=env)
+    status, output = service.run("make", "local", kubeconfig=kubeconfig, env=env)
     notes = ("curl", "--silent", "--fail", f"http://127.0.0.1:{env['PORT']}/notes")
     answered, listed = service.run(*notes)
     down, _ = service.run("make", "local-down", kubeconfig=kubeconfig, env=env)
 
-    assert status == 0, said
+    assert status == 0, output
     assert (answered, listed) == (0, "[]")
     assert down == 0
     assert f"{service.slug}-local" not in service.namespaces()

@@ -1,1 +1,1 @@
-"""Manifests, and pods made from them."""
+"""Kubernetes manifests, and pods created from them."""

@@ -15,7 +15,7 @@ SLUG = "zebra-9-ledger"
 KINDS = {"httproute": "HTTPRoute", "ingress": "Ingress"}
 WHERE = f"{OVERLAYS}/qa/kustomization.yaml"
 
-# As a team has them that copied an overlay of release 0.1.0 or 0.2.0.
+# A copy of an overlay of release 0.1.0 or 0.2.0.
 BEFORE_ROUTES = f"""\
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
@@ -39,13 +39,13 @@ spec:
 
 @pytest.fixture(params=KINDS)
 def route(request: pytest.FixtureRequest) -> str:
-    """Each answer."""
+    """Each choice of `route`."""
     return str(request.param)
 
 
 @pytest.fixture(params=["base", "component"])
 def manifest(request: pytest.FixtureRequest) -> str:
-    """Where the route is, before 0.5.0 and since."""
+    """The place of the route before and since 0.5.0."""
     return str(request.param)
 
 
@@ -74,43 +74,45 @@ def add(project: Project, **files: str) -> None:
 
 
 def check(project: Project) -> tuple[int, str]:
-    done = project.run(*CHECK, check=False)
-    return done.returncode, done.stdout
+    result = project.run(*CHECK, check=False)
+    return result.returncode, result.stdout
 
 
-def test_the_overlays_of_a_copy_pass(project: Project) -> None:
+def test_rendered_overlays_pass(project: Project) -> None:
     assert check(project) == (0, "")
 
 
-def test_a_renamed_overlay_of_now_keeps_its_hostname(project: Project) -> None:
+def test_renamed_overlay_keeps_its_hostname(project: Project) -> None:
     overlays = project.path / OVERLAYS
     (overlays / "staging").rename(overlays / "qa")
 
     assert check(project) == (0, "")
 
 
-def test_an_overlay_without_a_hostname_is_one_line(project: Project, route: str, bare: str) -> None:
+def test_overlay_without_a_hostname_prints_one_line(
+    project: Project, route: str, bare: str
+) -> None:
     add(project, kustomization=bare)
 
-    status, said = check(project)
+    status, output = check(project)
 
-    assert (status, said.count("\n")) == (1, 1)
-    assert said.startswith(f"{WHERE}: {KINDS[route]} {SLUG} has no hostname, ")
+    assert (status, output.count("\n")) == (1, 1)
+    assert output.startswith(f"{WHERE}: {KINDS[route]} {SLUG} has no hostname, ")
 
 
-def test_an_overlay_without_the_component_has_no_route(project: Project, manifest: str) -> None:
+def test_overlay_without_the_component_has_no_route(project: Project, manifest: str) -> None:
     add(project, kustomization=BEFORE_ROUTES)
 
     assert check(project)[0] == (1 if manifest == "base" else 0)
 
 
-def test_an_overlay_of_an_overlay_has_its_hostname(project: Project) -> None:
+def test_nested_overlay_inherits_its_hostname(project: Project) -> None:
     add(project, kustomization=BEFORE_ROUTES.replace("../../base", "../staging"))
 
     assert check(project) == (0, "")
 
 
-def test_a_comment_exempts_an_overlay(project: Project, bare: str) -> None:
+def test_comment_exempts_an_overlay(project: Project, bare: str) -> None:
     add(project, kustomization=f"# for every hostname\n{bare}")
 
     assert check(project) == (0, "")
@@ -121,29 +123,29 @@ def test_a_comment_exempts_an_overlay(project: Project, bare: str) -> None:
     ("name", "section", "status"),
     [
         (SLUG, "patches:\n  - path: own.yaml\n", 0),
-        ("public", "  - own.yaml\n", 1),  # a route of their own beside the base's
+        ("public", "  - own.yaml\n", 1),  # an own route in addition to the base's
     ],
 )
-def test_a_hostname_counts_for_its_own_route(
+def test_hostname_of_another_route_does_not_count(
     project: Project, bare: str, name: str, section: str, status: int
 ) -> None:
     add(project, kustomization=bare + section, own=OWN_ROUTE.format(name=name))
 
-    found, said = check(project)
+    found, output = check(project)
 
     assert found == status
-    assert said.startswith(f"{WHERE}: HTTPRoute {SLUG} has no hostname" if status else "")
+    assert output.startswith(f"{WHERE}: HTTPRoute {SLUG} has no hostname" if status else "")
 
 
 @pytest.mark.parametrize("route", ["httproute"], indirect=True)
-def test_a_route_that_an_overlay_deletes_needs_none(project: Project, bare: str) -> None:
+def test_deleted_route_needs_no_hostname(project: Project, bare: str) -> None:
     patch = f"$patch: delete\napiVersion: x\nkind: HTTPRoute\nmetadata:\n  name: {SLUG}\n"
     add(project, kustomization=bare + "patches:\n  - path: gone.yaml\n", gone=patch)
 
     assert check(project) == (0, "")
 
 
-def test_a_patch_in_a_file_of_its_own_counts(project: Project, bare: str, route: str) -> None:
+def test_hostname_patch_in_a_separate_file_counts(project: Project, bare: str, route: str) -> None:
     target = f"patches:\n  - target:\n      kind: {KINDS[route]}\n    path: host.yaml\n"
     path = {"httproute": "/spec/hostnames", "ingress": "/spec/rules/0/host"}[route]
     add(

@@ -1,5 +1,6 @@
 """The Kubernetes manifests of each overlay."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ PORT = 8000
 METRICS_PORT = 9090
 
 CUSTOM = ("HTTPRoute", "PodMonitor", "PrometheusRule")
-"""Kinds that Kubernetes itself has no schema of."""
+"""Custom kinds, which Kubernetes' schemas do not contain."""
 
 only_on_kubernetes = pytest.mark.parametrize("target", ["kubernetes"], indirect=True)
 
@@ -33,9 +34,9 @@ def kustomize(directory: Path) -> list[Manifest]:
     """Return the manifests that `kubectl apply -k` would send."""
     if shutil.which("kubectl") is None:
         pytest.skip("no manifests without kubectl")
-    done = subprocess.run(["kubectl", "kustomize", directory], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
+    result = subprocess.run(["kubectl", "kustomize", directory], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return list(yaml.safe_load_all(result.stdout))
 
 
 def of_kind(kind: str, manifests: list[Manifest]) -> list[Manifest]:
@@ -43,7 +44,7 @@ def of_kind(kind: str, manifests: list[Manifest]) -> list[Manifest]:
 
 
 def nodes(tree: object, key: str) -> Iterator[Any]:
-    """Every value that stands under a key, at any depth."""
+    """Yield every value of a key, at any depth."""
     if isinstance(tree, dict):
         if key in tree:
             yield tree[key]
@@ -67,13 +68,13 @@ def overlay(kubernetes: Project, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def manifests(overlay: Path) -> list[Manifest]:
-    """Its manifests."""
+    """The manifests of the overlay."""
     return kustomize(overlay)
 
 
 @pytest.fixture(scope="module")
 def pod(manifests: list[Manifest]) -> Manifest:
-    """The template of its pods."""
+    """The pod template of the Deployment."""
     [deployment] = of_kind("Deployment", manifests)
     template: Manifest = deployment["spec"]["template"]
     return template
@@ -81,13 +82,13 @@ def pod(manifests: list[Manifest]) -> Manifest:
 
 @pytest.fixture(scope="module")
 def container(pod: Manifest) -> Manifest:
-    """The one container of its pods."""
+    """The only container of its pods."""
     [container] = pod["spec"]["containers"]
     return dict(container)
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
-def test_kubernetes_knows_every_field(manifests: list[Manifest], version: str) -> None:
+def test_manifests_match_the_kubernetes_schemas(manifests: list[Manifest], version: str) -> None:
     known = [manifest for manifest in manifests if manifest["kind"] not in CUSTOM]
 
     assert len(known) >= 8
@@ -114,7 +115,7 @@ BUILT_IN = {
 
 
 @pytest.mark.parametrize("route", ["httproute", "ingress"])
-def test_the_base_has_built_in_kinds_alone(render: Render, route: str) -> None:
+def test_base_has_only_built_in_kinds(render: Render, route: str) -> None:
     base = render(deployment="kubernetes", route=route).path / "deploy/kubernetes/base"
 
     assert {manifest["kind"] for manifest in kustomize(base)} == BUILT_IN
@@ -122,7 +123,7 @@ def test_the_base_has_built_in_kinds_alone(render: Render, route: str) -> None:
 
 @pytest.mark.parametrize("route", ["httproute", "ingress"])
 @pytest.mark.parametrize("manifest", ["component", "base"])
-def test_the_local_overlay_is_one_pod_of_built_in_kinds(
+def test_local_overlay_is_one_pod_of_built_in_kinds(
     render: Render, route: str, manifest: str
 ) -> None:
     project = render(deployment="kubernetes", route=route, route_manifest=manifest)
@@ -139,7 +140,7 @@ def test_the_local_overlay_is_one_pod_of_built_in_kinds(
 
 
 @pytest.mark.parametrize("name", ["staging", "production"])
-def test_without_a_gateway_and_the_operator_the_answers_give_built_in_kinds(
+def test_answers_without_gateway_and_operator_render_built_in_kinds_only(
     render: Render, name: str
 ) -> None:
     project = render(deployment="kubernetes", route="ingress", prometheus_operator=False)
@@ -150,13 +151,13 @@ def test_without_a_gateway_and_the_operator_the_answers_give_built_in_kinds(
 
 
 @pytest.mark.parametrize("route", ["httproute", "ingress"])
-def test_a_route_in_the_base_gives_the_same_as_one_in_a_component(
+def test_route_in_the_base_renders_like_the_component(
     render: Render, overlay: Path, route: str
 ) -> None:
     """Services from before 0.5.0 have it in the base."""
     old, new = (
-        render(deployment="kubernetes", route=route, route_manifest=each).path
-        for each in ("base", "component")
+        render(deployment="kubernetes", route=route, route_manifest=place).path
+        for place in ("base", "component")
     )
     here = Path("deploy/kubernetes/overlays") / overlay.name
 
@@ -167,8 +168,8 @@ def test_a_route_in_the_base_gives_the_same_as_one_in_a_component(
     assert by_kind[0] == by_kind[1]
 
 
-def test_openshift_chooses_the_user(overlay: Path, tmp_path: Path) -> None:
-    """Its admission refuses an ID outside of the namespace's range."""
+def test_openshift_component_removes_user_and_group(overlay: Path, tmp_path: Path) -> None:
+    """OpenShift refuses a user ID outside the range of the namespace."""
     shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
     kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
     text = kustomization.read_text()
@@ -187,7 +188,7 @@ def test_openshift_chooses_the_user(overlay: Path, tmp_path: Path) -> None:
 def test_only_components_need_the_prometheus_operator(
     overlay: Path, manifests: list[Manifest], tmp_path: Path
 ) -> None:
-    """A monitor in each overlay; alerts in production, so that staging pages no one."""
+    """Monitors are in each overlay, alerts in production only."""
     monitoring = of_kind("PodMonitor", manifests) + of_kind("PrometheusRule", manifests)
     shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
     kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
@@ -203,9 +204,9 @@ def test_secret_is_mounted_as_files_and_in_no_environment(
     pod: Manifest, container: Manifest, kubernetes: Project
 ) -> None:
     slug = kubernetes.answers["project_slug"]
-    [volume] = [each for each in pod["spec"]["volumes"] if "secret" in each]
-    [mount] = [each for each in container["volumeMounts"] if each["name"] == volume["name"]]
-    environment = {each["name"]: each["value"] for each in container["env"]}
+    [volume] = [entry for entry in pod["spec"]["volumes"] if "secret" in entry]
+    [mount] = [entry for entry in container["volumeMounts"] if entry["name"] == volume["name"]]
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
 
     assert volume["secret"] == {"secretName": slug, "optional": True}
     assert mount["readOnly"]
@@ -213,7 +214,7 @@ def test_secret_is_mounted_as_files_and_in_no_environment(
     assert not [source for source in container["envFrom"] if "secretRef" in source]
 
 
-def test_external_secrets_component_adds_the_secret_that_the_pods_mount_and_no_more(
+def test_external_secrets_component_adds_only_the_mounted_secret(
     overlay: Path, manifests: list[Manifest], pod: Manifest, tmp_path: Path
 ) -> None:
     shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
@@ -228,14 +229,76 @@ def test_external_secrets_component_adds_the_secret_that_the_pods_mount_and_no_m
 
     [added] = [m for m in kustomize(kustomization.parent) if m not in manifests]
 
-    [mounted] = [each["secret"] for each in pod["spec"]["volumes"] if "secret" in each]
+    [mounted] = [volume["secret"] for volume in pod["spec"]["volumes"] if "secret" in volume]
     assert taken_in == 1
     assert (added["apiVersion"], added["kind"]) == ("external-secrets.io/v1", "ExternalSecret")
     assert added["spec"]["target"]["name"] == mounted["secretName"]
     assert added["metadata"]["namespace"] == manifests[-1]["metadata"]["namespace"]
 
 
-def test_a_selector_finds_the_pods_of_every_version(
+def test_every_object_has_the_recommended_labels(
+    overlay: Path, manifests: list[Manifest], kubernetes: Project
+) -> None:
+    slug = kubernetes.answers["project_slug"]
+    components = overlay.parents[1] / "components"
+    unused = [
+        document
+        for name in ("keda/scaledobject", "external-secrets/externalsecret")
+        for document in yaml.safe_load_all((components / f"{name}.yaml").read_text())
+    ]
+
+    for manifest in manifests + unused:
+        assert (
+            manifest["metadata"].get("labels", {}).items()
+            >= {
+                "app.kubernetes.io/name": slug,
+                "app.kubernetes.io/part-of": slug,
+                "app.kubernetes.io/managed-by": "kustomize",
+            }.items()
+        ), manifest["kind"]
+
+
+def test_kubeconfig_for_ci_has_the_token_and_no_administrator_credentials(
+    kubernetes: Project, tmp_path: Path
+) -> None:
+    """Runs the commands of deploy/README.md, except the creation of the token."""
+    readme = (kubernetes.path / "deploy/README.md").read_text()
+    [block] = re.findall(r"((?:    .+\n)*    .* > ci\.kubeconfig\)\n(?:    .+\n)*)", readme)
+    script, replaced = re.subn(r"\$\([^)]*create token[^)]*\)", "the-token", block)
+    user = {"name": "administrator", "user": {"token": "all-rights"}}
+    cluster = {"server": "https://192.0.2.1:6443", "certificate-authority-data": "Q0E="}
+    context = {"cluster": "here", "user": "administrator", "namespace": "default"}
+    admin = tmp_path / "admin.kubeconfig"
+    admin.write_text(
+        yaml.safe_dump(
+            {
+                **{"apiVersion": "v1", "kind": "Config", "current-context": "here"},
+                "clusters": [{"name": "here", "cluster": cluster}],
+                "contexts": [{"name": "here", "context": context}],
+                "users": [user],
+            }
+        )
+    )
+
+    subprocess.run(
+        ["bash", "-euc", script],
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+        env={"PATH": os.environ["PATH"], "KUBECONFIG": str(admin)},
+    )
+
+    made = yaml.safe_load((tmp_path / "ci.kubeconfig").read_text())
+    assert replaced == 1
+    assert (tmp_path / "ci.kubeconfig").stat().st_mode & 0o077 == 0
+    assert f"create token {kubernetes.answers['project_slug']}-deploy" in block
+    assert [entry["cluster"] for entry in made["clusters"]] == [cluster]
+    assert made["users"] == [{"name": "ci", "user": {"token": "the-token"}}]
+    [used] = [context for context in made["contexts"] if context["name"] == made["current-context"]]
+    assert (used["context"]["cluster"], used["context"]["user"]) == ("here", "ci")
+
+
+def test_selectors_match_the_pods_of_every_version(
     manifests: list[Manifest], pod: Manifest
 ) -> None:
     """A Deployment's selector is immutable: a version in it would prevent updates."""
@@ -246,19 +309,19 @@ def test_a_selector_finds_the_pods_of_every_version(
         for selector in nodes(manifests, key)
     ]
 
-    assert len(selectors) == 8  # also those of the topology, and the policy's own for DNS
+    assert len(selectors) == 8  # including those of the topology and of the policy for DNS
     for selector in selectors:
         assert selector.items() <= labels.items() or "matchExpressions" in selector
         assert not any("version" in label for label in selector)
 
 
-def test_three_probes_ask_the_port_of_the_server(container: Manifest, kubernetes: Project) -> None:
-    asked = {
+def test_three_probes_use_the_port_of_the_server(container: Manifest, kubernetes: Project) -> None:
+    used = {
         probe: container[f"{probe}Probe"]["httpGet"]
         for probe in ("startup", "readiness", "liveness")
     }
 
-    assert asked == {
+    assert used == {
         "startup": {"path": "/health/live", "port": "http"},
         "readiness": {"path": "/health/ready", "port": "http"},
         "liveness": {"path": "/health/live", "port": "http"},
@@ -270,10 +333,10 @@ def test_three_probes_ask_the_port_of_the_server(container: Manifest, kubernetes
     assert f'"--port", "{PORT}"' in (kubernetes.path / "Dockerfile").read_text()
 
 
-def test_the_pod_is_restricted(
+def test_pod_meets_the_restricted_security_standard(
     manifests: list[Manifest], pod: Manifest, container: Manifest
 ) -> None:
-    """The `restricted` pod security standard, and a root that can't be written."""
+    """The `restricted` pod security standard, and a read-only root."""
     [namespace] = of_kind("Namespace", manifests)
     for mode in ("enforce", "warn", "audit"):
         label = f"pod-security.kubernetes.io/{mode}"
@@ -299,12 +362,12 @@ def test_the_pod_is_restricted(
         assert volume.keys() - {"name"} <= {"emptyDir", "configMap", "secret", "projected"}
 
 
-def test_its_memory_and_disk_are_limited_and_its_cpu_is_not(container: Manifest) -> None:
+def test_memory_and_disk_have_limits_cpu_has_none(container: Manifest) -> None:
     assert container["resources"]["requests"].keys() == {"cpu", "memory", "ephemeral-storage"}
     assert container["resources"]["limits"].keys() == {"memory", "ephemeral-storage"}
 
 
-def test_a_service_leads_to_the_service_alone(manifests: list[Manifest]) -> None:
+def test_service_selects_only_the_pods_of_the_service(manifests: list[Manifest]) -> None:
     """Metrics have a separate port, which is not public."""
     services = of_kind("Service", manifests)
 
@@ -312,7 +375,7 @@ def test_a_service_leads_to_the_service_alone(manifests: list[Manifest]) -> None
     assert {port["targetPort"] for port in nodes(services, "ports") for port in port} == {"http"}
 
 
-def test_an_overlay_says_in_which_environment_it_runs(
+def test_overlay_sets_its_environment(
     overlay: Path, manifests: list[Manifest], container: Manifest
 ) -> None:
     [config] = of_kind("ConfigMap", manifests)
@@ -326,13 +389,13 @@ def test_an_overlay_says_in_which_environment_it_runs(
             assert manifest["metadata"]["namespace"] == namespace["metadata"]["name"]
 
 
-def test_an_overlay_names_its_image_once(overlay: Path, manifests: list[Manifest]) -> None:
+def test_overlay_sets_its_image_once(overlay: Path, manifests: list[Manifest]) -> None:
     [image] = yaml.safe_load((overlay / "kustomization.yaml").read_text())["images"]
 
     assert list(nodes(manifests, "image")) == [f"{image['newName']}:{image['newTag']}"]
 
 
-def test_an_overlay_takes_a_digest(overlay: Path, tmp_path: Path) -> None:
+def test_overlay_accepts_a_digest(overlay: Path, tmp_path: Path) -> None:
     shutil.copytree(overlay.parents[1], tmp_path, dirs_exist_ok=True)
     kustomization = tmp_path / "overlays" / overlay.name / "kustomization.yaml"
     digest = f"sha256:{'0' * 64}"
@@ -345,7 +408,7 @@ def test_an_overlay_takes_a_digest(overlay: Path, tmp_path: Path) -> None:
     assert image.endswith(f"@{digest}")
 
 
-def test_the_autoscaler_alone_counts_the_pods(manifests: list[Manifest]) -> None:
+def test_deployment_leaves_replicas_to_the_autoscaler(manifests: list[Manifest]) -> None:
     [deployment] = of_kind("Deployment", manifests)
     [scaler] = of_kind("HorizontalPodAutoscaler", manifests)
     reference = scaler["spec"]["scaleTargetRef"]
@@ -362,8 +425,8 @@ def test_the_autoscaler_alone_counts_the_pods(manifests: list[Manifest]) -> None
     assert up["value"] / up["periodSeconds"] > 10 * down["value"] / down["periodSeconds"]
 
 
-def test_a_node_can_be_drained(manifests: list[Manifest]) -> None:
-    """With the minimum of pods one may be evicted, and a broken one at any time."""
+def test_disruption_budget_allows_draining_a_node(manifests: list[Manifest]) -> None:
+    """One pod may be evicted with the minimum of pods, and a pod that is not ready at any time."""
     [budget] = of_kind("PodDisruptionBudget", manifests)
     [scaler] = of_kind("HorizontalPodAutoscaler", manifests)
 
@@ -372,9 +435,7 @@ def test_a_node_can_be_drained(manifests: list[Manifest]) -> None:
     assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
-def test_the_network_is_closed_but_for_what_is_named(
-    manifests: list[Manifest], container: Manifest
-) -> None:
+def test_network_policy_denies_by_default(manifests: list[Manifest], container: Manifest) -> None:
     [policy] = of_kind("NetworkPolicy", manifests)
     incoming = [
         (peer["namespaceSelector"]["matchLabels"], [port["port"] for port in rule["ports"]])
@@ -404,7 +465,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("where", "server", "port"), NAMES, ids=[where for where, *_ in NAMES])
-def test_the_name_servers_of_common_clusters_may_be_asked(
+def test_network_policy_allows_dns_of_common_clusters(
     manifests: list[Manifest], where: str, server: str | dict[str, str], port: int
 ) -> None:
     [policy] = of_kind("NetworkPolicy", manifests)
@@ -428,8 +489,8 @@ def test_the_name_servers_of_common_clusters_may_be_asked(
     assert (server, port) in admitted, where
 
 
-def test_a_route_leads_to_the_service(overlay: Path, manifests: list[Manifest]) -> None:
-    """Its host is set by the overlay, and its kind follows from the answer."""
+def test_route_targets_the_service(overlay: Path, manifests: list[Manifest]) -> None:
+    """The overlay sets its host, the answer `route` its kind."""
     [service] = of_kind("Service", manifests)
     name, [port] = service["metadata"]["name"], service["spec"]["ports"]
     host = "zebra-9-ledger-staging" if overlay.name == "staging" else "zebra-9-ledger"
@@ -457,7 +518,7 @@ def test_a_route_leads_to_the_service(overlay: Path, manifests: list[Manifest]) 
         assert "ingressClassName" not in route["spec"]
 
 
-def test_prometheus_is_sent_to_the_metrics_port(
+def test_podmonitor_selects_the_metrics_port(
     manifests: list[Manifest], pod: Manifest, container: Manifest
 ) -> None:
     [monitor] = of_kind("PodMonitor", manifests)
@@ -469,7 +530,7 @@ def test_prometheus_is_sent_to_the_metrics_port(
     }
 
 
-def test_pods_are_spread_but_never_kept_waiting_for_it(pod: Manifest) -> None:
+def test_topology_spread_is_preferred_not_required(pod: Manifest) -> None:
     spread = {rule["topologyKey"]: rule for rule in pod["spec"]["topologySpreadConstraints"]}
 
     assert spread.keys() == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
@@ -480,16 +541,16 @@ def test_pods_are_spread_but_never_kept_waiting_for_it(pod: Manifest) -> None:
 
 @only_on_kubernetes
 @pytest.mark.parametrize("by_manifest", [True, False], ids=["manifest", "without"])
-def test_a_pod_has_one_process_whatever_its_configuration_says(
+def test_configmap_does_not_override_web_concurrency(
     project: Project, tmp_path: Path, by_manifest: bool
 ) -> None:
-    """uvicorn starts WEB_CONCURRENCY processes; without the manifest's `env`, it does."""
+    """uvicorn would start WEB_CONCURRENCY processes without the manifest's `env`."""
     base = yaml.safe_load((project.path / "deploy/kubernetes/base/deployment.yaml").read_text())
     [container] = base["spec"]["template"]["spec"]["containers"]
-    variables = {"WEB_CONCURRENCY": "2"}  # the ConfigMap's, say: what is in `env` beats it
+    variables = {"WEB_CONCURRENCY": "2"}  # as if from the ConfigMap: `env` has precedence
     if by_manifest:
         variables |= {variable["name"]: variable["value"] for variable in container["env"]}
-        variables["SECRETS_DIR"] = str(tmp_path)  # for the volume, which is not here
+        variables["SECRETS_DIR"] = str(tmp_path)  # instead of the volume
 
     with serve(project, tmp_path / "log", env=variables) as server:
         process = server.process.pid
@@ -502,7 +563,7 @@ def test_a_pod_has_one_process_whatever_its_configuration_says(
 @pytest.mark.parametrize(
     ("network", "client"), [("127.0.0.0/8", "203.0.113.9"), ("10.0.0.0/8", "127.0.0.1")]
 )
-def test_the_network_of_the_ingress_says_who_the_client_is_and_no_other(
+def test_forwarded_headers_are_trusted_from_the_ingress_network_only(
     render: Render, project: Project, tmp_path: Path, network: str, client: str
 ) -> None:
     rendered = render(deployment="kubernetes", proxy_network=network)

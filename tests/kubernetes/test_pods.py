@@ -28,11 +28,13 @@ def pod(production: Deployment) -> Iterator[Pod]:
 
 
 def read(pod: Pod, *files: str) -> str:
-    """The contents of those of its files that are there."""
+    """Return the contents of the files that exist in the pod."""
     return pod.container.exec(["cat", *files]).stdout
 
 
-def test_the_process_has_no_rights(pod: Pod, production: Deployment) -> None:
+def test_process_has_no_capabilities_and_an_unprivileged_user(
+    pod: Pod, production: Deployment
+) -> None:
     status = read(pod, "/proc/1/status")
 
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -43,14 +45,25 @@ def test_the_process_has_no_rights(pod: Pod, production: Deployment) -> None:
     assert fields["NoNewPrivs"] == "1"
 
 
-def test_nothing_can_be_written_but_tmp(pod: Pod) -> None:
+def test_pod_with_a_user_id_of_openshift_serves(production: Deployment) -> None:
+    """OpenShift sets a user ID of the namespace's range, and group 0."""
+    user = 1_000_670_000
+    with pods.run(production.with_user(user, group=0)) as pod:
+        owner = pod.container.exec(["stat", "--format=%u %g", "/proc/1"]).stdout
+        answer = transfer(pod, "/transfers")
+
+    assert owner == f"{user} 0\n"
+    assert answer == [-5, 5]
+
+
+def test_only_tmp_is_writable(pod: Pod) -> None:
     written = pod.container.exec(["touch", "/x", "/app/x", "/home/x", "/tmp/x"])
 
     assert written.stderr.count("Read-only file system") == 3
     assert "x" in pod.container.exec(["ls", "/tmp"]).stdout.split()
 
 
-def test_its_memory_is_limited(pod: Pod, production: Deployment) -> None:
+def test_memory_of_the_pod_is_limited(pod: Pod, production: Deployment) -> None:
     cgroup = "/sys/fs/cgroup"
     limit = read(pod, f"{cgroup}/memory.max", f"{cgroup}/memory/memory.limit_in_bytes")
 
@@ -58,14 +71,14 @@ def test_its_memory_is_limited(pod: Pod, production: Deployment) -> None:
     assert int(limit) == int(mebibytes) * 2**20
 
 
-def test_it_passes_the_probes_of_its_manifest(pod: Pod, production: Deployment) -> None:
+def test_pod_passes_the_probes_of_its_manifest(pod: Pod, production: Deployment) -> None:
     for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
         probe = production.container[kind]["httpGet"]
         assert probe["port"] == "http"
         assert pod.get(probe["path"]).status == 200
 
 
-def test_it_serves_on_uvloop_and_httptools(pod: Pod) -> None:
+def test_pod_serves_on_uvloop_and_httptools(pod: Pod) -> None:
     plain = pod.get("/large-response?size_kb=900")
     packed = pod.get("/large-response?size_kb=900", **{"Accept-Encoding": "gzip"})
 
@@ -77,20 +90,25 @@ def test_it_serves_on_uvloop_and_httptools(pod: Pod) -> None:
 
 
 @pytest.mark.parametrize("path", ["/transfers", "/async-transfers"])
-def test_it_writes_to_its_database(pod: Pod, path: str) -> None:
+def test_pod_writes_to_its_database(pod: Pod, path: str) -> None:
+    assert transfer(pod, path) == [-5, 5]
+
+
+def transfer(pod: Pod, path: str) -> Any:
+    """Transfer an amount; return the entries that were written."""
     order = {"reference": path, "source": 1, "target": 2, "amount": 5}
 
-    made = pod.ask("POST", path, json.dumps(order), **{"Content-Type": "application/json"})
+    made = pod.request("POST", path, json.dumps(order), **{"Content-Type": "application/json"})
 
     assert made.status == 201
-    assert json.loads(pod.get(f"/entries?reference={path}").body) == [-5, 5]
+    return json.loads(pod.get(f"/entries?reference={path}").body)
 
 
-def test_its_static_files_are_in_the_image(pod: Pod) -> None:
+def test_static_files_are_in_the_image(pod: Pod) -> None:
     assert json.loads(pod.get("/static/rates.json").body)["EUR"] == 1.0
 
 
-def test_its_metrics_are_on_a_port_of_their_own(pod: Pod, production: Deployment) -> None:
+def test_metrics_are_on_their_own_port(pod: Pod, production: Deployment) -> None:
     ports = {port["name"]: port["containerPort"] for port in production.container["ports"]}
     pod.get("/large-response?size_kb=1")
 
@@ -102,13 +120,13 @@ def test_its_metrics_are_on_a_port_of_their_own(pod: Pod, production: Deployment
     assert pod.get_from(ports["metrics"], "/health/live").status == 404
 
 
-def test_it_finishes_a_download_before_it_goes(pod: Pod, production: Deployment) -> None:
+def test_download_in_flight_finishes_before_the_pod_exits(pod: Pod, production: Deployment) -> None:
     with (
         ThreadPoolExecutor() as kubelet,
         network.connect(pod.port, pod.namespace, receive_buffer=4096) as download,
     ):
         download.sendall(b"GET /large-response?size_kb=4096 HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        received = download.recv(100)  # the rest stays in the server
+        received = download.recv(100)  # the rest remains in the server's buffers
 
         stopped = kubelet.submit(pod.container.stop, production.grace_seconds)
         while (ready := pod.get("/health/ready")).status == 200:
@@ -127,12 +145,12 @@ def test_it_finishes_a_download_before_it_goes(pod: Pod, production: Deployment)
     assert "Application shutdown complete" in pod.container.logs()
 
 
-def test_the_plain_example_serves_as_well(plain_production: Deployment) -> None:
+def test_plain_example_serves(plain_production: Deployment) -> None:
     with pods.run(plain_production) as pod:
-        answer = pod.get("/large-response?size_kb=4")
+        response = pod.get("/large-response?size_kb=4")
         stopped = pod.container.stop(plain_production.grace_seconds)
 
-    assert (answer.status, stopped) == (200, 0)
+    assert (response.status, stopped) == (200, 0)
 
 
 # ── Secrets, as a kubelet mounts them ─────────────────────────────────────────────────────────
@@ -140,52 +158,50 @@ def test_the_plain_example_serves_as_well(plain_production: Deployment) -> None:
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Path:
-    """A directory to mount, which every user may read."""
+    """A directory to mount, readable by all users."""
     directory = tmp_path / "secrets"
     directory.mkdir(mode=0o755)
     return directory
 
 
 def accepts(pod: Pod, token: str) -> bool:
-    """Whether the reference service takes that for its API_TOKEN."""
+    """Return whether the reference service accepts a token as its API_TOKEN."""
     return pod.get("/accounts/1", Authorization=f"Bearer {token}").status != 401
 
 
-def test_mounted_secret_is_a_setting_and_is_shown_nowhere(
-    production: Deployment, mount: Path
-) -> None:
+def test_mounted_secret_is_a_setting_and_not_exposed(production: Deployment, mount: Path) -> None:
     token = uuid.uuid4().hex
     with pods.run(production.with_secrets(mount, API_TOKEN=f"{token}\n")) as pod:
         answers = accepts(pod, token), accepts(pod, "wrong")
         check = [f"{production.project.package}.serving"]
         printed = pod.container.exec(["python", "-m", *check]).stdout
         environment = pod.container.exec(["sh", "-c", "cat /proc/[0-9]*/environ"]).stdout
-        said = pod.container.logs()
+        output = pod.container.logs()
 
     assert answers == (True, False)
     assert "API_TOKEN=**********" in printed.splitlines()
     assert "SECRETS_DIR=/run/secrets/settings" in environment
-    assert token not in printed + environment + said
+    assert token not in printed + environment + output
 
 
 def test_changed_secret_reaches_new_pods_and_leaves_running_ones(
     production: Deployment, mount: Path
 ) -> None:
-    """As `kubectl rollout restart` replaces them, after the kubelet has changed the files."""
+    """Pods are replaced as by `kubectl rollout restart`, after a change of the files."""
     with ExitStack() as stack:
         pair = [
             stack.enter_context(pods.run(production.with_secrets(mount, API_TOKEN=token)))
             for token in ("old", "new")
         ]
-        answers = [(accepts(pod, "old"), accepts(pod, "new")) for pod in pair]
+        responses = [(accepts(pod, "old"), accepts(pod, "new")) for pod in pair]
 
-    assert answers == [(True, False), (False, True)]
+    assert responses == [(True, False), (False, True)]
 
 
 @pytest.mark.parametrize(
     ("content", "mode", "reason"), [("", 0o644, "is empty"), ("t", 0o600, "Permission denied")]
 )
-def test_secret_that_can_not_be_used_is_one_line(
+def test_unusable_secret_is_one_line(
     production: Deployment, mount: Path, content: str, mode: int, reason: str
 ) -> None:
     (mount / "API_TOKEN").write_text(content)
@@ -197,6 +213,6 @@ def test_secret_that_can_not_be_used_is_one_line(
 
     with images.run(production.container["image"], **options) as container:
         ended = container.wait(timeout=30)
-        said = container.logs()
+        output = container.logs()
 
-    assert (ended, said) == (3, f"API_TOKEN: /mnt/API_TOKEN: {reason}\n")
+    assert (ended, output) == (3, f"API_TOKEN: /mnt/API_TOKEN: {reason}\n")
