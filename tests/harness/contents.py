@@ -1,4 +1,4 @@
-"""Files and configuration of an image, without running it."""
+"""Files and configuration of an image."""
 
 import json
 import os
@@ -16,7 +16,7 @@ EVERYTHING = "FROM scratch\nCOPY . /\n"
 
 @contextmanager
 def mounted(image: str) -> Iterator[Path]:
-    """The root directory of an image, to read in the block."""
+    """Yield the root directory of an image, mounted for the block."""
     path = _podman("image", "mount", image)
     try:
         yield Path(path)
@@ -36,9 +36,9 @@ def remove(image: str) -> None:
 
 
 def build_context(directory: Path, tag: str) -> set[str]:
-    """The files that a build in `directory` can see, by their paths in it.
+    """Return the relative paths of the files in the build context `directory`.
 
-    `tag` names an image that holds them for the time of the call.
+    `tag` is the name of a temporary image.
     """
     with TemporaryDirectory() as elsewhere:
         dockerfile = Path(elsewhere) / "Dockerfile"
@@ -53,11 +53,11 @@ def build_context(directory: Path, tag: str) -> set[str]:
 
 
 def files(root: Path) -> set[str]:
-    """The paths of the files below a directory, relative to it."""
+    """Return the paths of the files below a directory, relative to it."""
     found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
     return {str(path.relative_to(root)) for path in found}
 
 
 def _podman(*arguments: str) -> str:
-    done = subprocess.run([*PODMAN, *arguments], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    result = subprocess.run([*PODMAN, *arguments], check=True, capture_output=True, text=True)
+    return result.stdout.strip()

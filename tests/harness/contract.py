@@ -1,6 +1,6 @@
 """The public API of copier.yml: names, types, choice values, defaults.
 
-`python -m tests.harness.contract` writes them down in tests/contract.json.
+`python -m tests.harness.contract` writes them to tests/contract.json.
 """
 
 import json
@@ -17,25 +17,25 @@ Contract = dict[str, dict[str, object]]
 
 def contract(copier_yml: str) -> Contract:
     """Return the public API of a copier.yml, without computed values."""
-    promised: Contract = {}
+    public: Contract = {}
     for name, question in yaml.safe_load(copier_yml).items():
         if name.startswith("_") or question.get("when") is False:
             continue
         choices = question.get("choices")
-        promised[name] = {
+        public[name] = {
             "type": question["type"],
             "choices": list(choices.values()) if isinstance(choices, dict) else choices,
             "default": question.get("default"),
         }
-    return promised
+    return public
 
 
-def broken_promises(before: Contract, after: Contract) -> list[str]:
+def incompatible_changes(before: Contract, after: Contract) -> list[str]:
     """Return incompatible changes: a removed name, type or choice value."""
     broken = []
     for name, question in before.items():
         if name not in after:
-            broken.append(f"{name} is gone")
+            broken.append(f"{name} was removed")
             continue
         if question["type"] != after[name]["type"]:
             broken.append(f"{name} has another type")
@@ -49,31 +49,31 @@ def broken_promises(before: Contract, after: Contract) -> list[str]:
 def faults(template: Path = ROOT) -> list[str]:
     """Return one line for each fault in the contract of a checkout.
 
-    The snapshot must be that of copier.yml. What differs from the last release must stand in the
-    changelog, and what a living service would trip over needs a migration of a version after it.
+    The snapshot must match copier.yml. The changelog must mention each change since the last
+    release, and each incompatible change needs a migration with a later version.
     """
     copier_yml = (template / "copier.yml").read_text()
     now = contract(copier_yml)
-    found = []
+    lines = []
     if now != json.loads((template / SNAPSHOT).read_text()):
-        found.append(f"{SNAPSHOT} is not what copier.yml says: python -m tests.harness.contract")
+        lines.append(f"{SNAPSHOT} does not match copier.yml: python -m tests.harness.contract")
 
     released = releases(template)
     if not released:
-        return found
+        return lines
     version, release = list(released.items())[-1]
     then = contract(git(template, "show", f"{release}:copier.yml"))
     news, _, _ = (template / "CHANGELOG.md").read_text().partition(f"\n## {version}")
     for name in sorted(then.keys() | now.keys()):
         if then.get(name) != now.get(name) and f"`{name}`" not in news:
-            found.append(f"{name} has changed since {version}: CHANGELOG.md doesn't say so")
+            lines.append(f"{name} has changed since {version}: CHANGELOG.md doesn't mention it")
     migrations = yaml.safe_load(copier_yml).get("_migrations", [])
     if not any(_newer(str(migration.get("version", "0")), version) for migration in migrations):
-        found += [
+        lines += [
             f"{broken}: a service of {version} needs a migration"
-            for broken in broken_promises(then, now)
+            for broken in incompatible_changes(then, now)
         ]
-    return found
+    return lines
 
 
 def _newer(version: str, than: str) -> bool:

@@ -1,4 +1,4 @@
-"""Routes that a test adds, as a module, to a rendered service with a database."""
+"""Routes that tests add to a rendered service with a database."""
 
 ROUTES = '''
 import asyncio

@@ -1,6 +1,6 @@
-"""A Debian root directory, created once and kept for the next run.
+"""A Debian root directory, cached between runs.
 
-Needs root and mmdebstrap, and a mirror the first time.
+Requires root and mmdebstrap, and a mirror for the first run.
 """
 
 import fcntl
@@ -15,9 +15,9 @@ CACHE = Path("/var/cache/fastapi-service-template")
 
 
 def tree(suite: str, packages: tuple[str, ...]) -> Path:
-    """Return the root of a Debian with those packages. It is shared: do not write to it.
+    """Return the root directory of a Debian with these packages; shared, so do not change it.
 
-    Processes that ask at once wait for each other. Raises `CommandFailed` when it can't be made.
+    Concurrent calls of several processes are serialized. Raises `CommandFailed`.
     """
     key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:12]
     root = CACHE / f"{suite}-{key}"
@@ -25,22 +25,22 @@ def tree(suite: str, packages: tuple[str, ...]) -> Path:
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not root.exists():
-            _make(suite, packages, root)
+            _create(suite, packages, root)
     return root
 
 
-def _make(suite: str, packages: tuple[str, ...], root: Path) -> None:
-    """Create it under another name first, so that an existing one is complete."""
-    with tempfile.TemporaryDirectory(dir=CACHE) as unfinished:
-        made = Path(unfinished, "root")
+def _create(suite: str, packages: tuple[str, ...], root: Path) -> None:
+    """Create it with a temporary name, so that an existing directory is complete."""
+    with tempfile.TemporaryDirectory(dir=CACHE) as temporary:
+        created = Path(temporary, "root")
         command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}"]
-        done = subprocess.run([*command, suite, str(made)], capture_output=True, text=True)
-        if done.returncode:
-            raise CommandFailed(done.returncode, command, done.stdout, done.stderr)
-        made.rename(root)
+        result = subprocess.run([*command, suite, str(created)], capture_output=True, text=True)
+        if result.returncode:
+            raise CommandFailed(result.returncode, command, result.stdout, result.stderr)
+        created.rename(root)
 
 
-# Mounts are visible to this process only, and end with it.
+# Mounts are visible only to this process, and removed when it ends.
 CHROOT = """
 set -e
 mount -t tmpfs tmpfs /mnt
@@ -53,9 +53,9 @@ exec chroot /mnt/root "$@"
 
 
 def run_in(root: Path, files: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in a tree with those files added, for its own eyes; its streams as one.
+    """Run a command in a copy of a tree with `files` added; stdout and stderr are combined.
 
-    It has no network and nothing of it stays.
+    It has no network, and its changes are discarded.
     """
     shell = ("unshare", "--mount", "--net", "sh", "-c", CHROOT, "sh", str(root), str(files))
     return subprocess.run(

@@ -1,7 +1,7 @@
-""".copier-files.txt, the record in each service of what the template delivered: the gate reads it.
+""".copier-files.txt: the record of rendered files in each service, for scripts/check_update.py.
 
-`python -m tests.harness.delivered` writes its template, after a file was added, moved or removed.
-The template includes every other file, since Jinja can't read what Copier has rendered.
+`python -m tests.harness.delivered` writes its template after a file was added, moved or removed.
+It includes every other file, because Jinja can't read the files that Copier has rendered.
 """
 
 import re
@@ -14,8 +14,8 @@ RECORD = ".copier-files.txt"
 SOURCE = f"template/{RECORD}.jinja"
 
 HEAD = """\
-# Written by Copier, read by scripts/check_update.py: the answers, the floors of the requirements,
-# and each file as the template delivers it, by its git blob id. Don't edit it.
+# Written by Copier for scripts/check_update.py: the answers, the lower bounds of the requirements,
+# and the git blob ID of each file as rendered. Don't edit it.
 {% macro delivered(owner, source) -%}
 {%- set path = caller() -%}
 {%- set text %}{% include "template/" ~ source ignore missing %}{% endset -%}
@@ -36,7 +36,7 @@ EMPTY = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"  # the blob of every empty fi
 
 
 def sources(template: Path = ROOT) -> list[str]:
-    """Return the files of template/ that a service may get, by their rendered names."""
+    """Return the files below template/ that may be rendered, sorted."""
     listed = git(
         template, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "template"
     )
@@ -47,24 +47,24 @@ def sources(template: Path = ROOT) -> list[str]:
 
 
 def record(template: Path = ROOT) -> str:
-    """Return the text of its template."""
+    """Return the content of the template of .copier-files.txt."""
     lines = []
     for source in sources(template):
         path = source.removesuffix(".jinja")
         plain = re.sub(r"^\{% if [^%]* %}\.\{% endif %}/", "", path)
-        whose = "team" if owner(plain, "{{package_name}}") == "team" else "template"
+        owned_by = "team" if owner(plain, "{{package_name}}") == "team" else "template"
         if not (template / "template" / source).stat().st_size:
             condition = "".join(re.findall(r"^\{% if [^%]* %}", source))
             end = "{% endif -%}\n" if condition else ""
-            lines.append(f"{condition}{whose} {EMPTY} {plain}\n{end}")
+            lines.append(f"{condition}{owned_by} {EMPTY} {plain}\n{end}")
             continue
         quoted = source.replace("\\", "\\\\").replace('"', '\\"')
-        lines.append(f'{{% call delivered("{whose}", "{quoted}") %}}{path}{{% endcall -%}}\n')
+        lines.append(f'{{% call delivered("{owned_by}", "{quoted}") %}}{path}{{% endcall -%}}\n')
     return HEAD + "".join(lines)
 
 
 def write(template: Path = ROOT) -> None:
-    """Write it into a checkout."""
+    """Write the template to a checkout."""
     (template / SOURCE).write_text(record(template))
 
 

@@ -35,12 +35,12 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Apply it, while the version before goes on reading and writing: add, then later remove."""
+    """Apply it. The previous version is still running, so only add; remove in a later version."""
     op.add_column("notes", sa.Column("colour", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
-    """Undo it; a rollback of the service never does."""
+    """Revert it. A rollback of the service does not run this."""
     op.drop_column("notes", "colour")
 '''
 COLUMN = "    colour: Mapped[str | None] = mapped_column(Text)\n"
@@ -64,7 +64,7 @@ def next_version(package: Path) -> None:
 
 
 def counts(rows: list[str]) -> tuple[int, int]:
-    """The notes of the first and of the second version, from the rows of `COUNT`."""
+    """Return the notes of the first and of the second version, from the rows of `COUNT`."""
     [row] = rows
     first, second = row.split("|")
     return int(first), int(second)

@@ -1,6 +1,6 @@
 """The units and the nginx site of a rendered project, parsed and run.
 
-Needs Linux and what `missing_tools` looks for.
+Requires Linux and the tools in `missing_tools`.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from .project import Project
 from .server import Server, free_port, launch
 
-# Settings that a host may have for all sites, and that must not affect this one.
+# Global settings of a host, which must not affect the site.
 NGINX_CONF = """
 user www-data;
 daemon off;
@@ -31,24 +31,24 @@ http {{
 
 
 def missing_tools() -> list[str]:
-    """Return what this machine lacks to act as a host: programs, or `root`."""
+    """Return what is missing to act as a host: programs, or `root`."""
     tools = ("nginx", "systemd-analyze")
     missing = [tool for tool in tools if shutil.which(tool) is None]
     return missing if os.geteuid() == 0 else [*missing, "root"]
 
 
 def unit_file(project: Project, kind: str) -> Path:
-    """The rendered systemd unit of that kind: service or socket."""
+    """Return the rendered systemd unit of that kind: service or socket."""
     return project.path / f"deploy/vm/systemd/{project.answers['project_slug']}.{kind}"
 
 
 def site_file(project: Project) -> Path:
-    """The rendered nginx site."""
+    """Return the rendered nginx site."""
     return project.path / f"deploy/vm/nginx/{project.answers['project_slug']}.conf"
 
 
 def read_unit(file: Path) -> dict[str, list[str]]:
-    """The values of each key of a systemd unit, whatever the section."""
+    """Return the values of each key of a systemd unit, in any section."""
     values: dict[str, list[str]] = {}
     for key, value in re.findall(r"^(\w+)=(.*)$", file.read_text(), re.MULTILINE):
         values.setdefault(key, []).append(value)
@@ -56,7 +56,7 @@ def read_unit(file: Path) -> dict[str, list[str]]:
 
 
 def installed_here(project: Project, text: str) -> str:
-    """A unit's text, with the project's own directory as the one where it is installed."""
+    """Return a unit's text, with the project's own directory as the one where it is installed."""
     return text.replace(f"/opt/{project.answers['project_slug']}/current", str(project.path))
 
 

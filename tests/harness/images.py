@@ -1,7 +1,7 @@
 """Builds a rendered project's image and runs it as a restricted pod, without a Docker engine.
 
-Needs Linux, root, and what `missing_tools` looks for. Where no registry answers, the base images
-are replaced by stand-ins *of the same name*, so that the Dockerfile under test is the user's own.
+Requires Linux, root, and the tools in `missing_tools`. If a base image can't be pulled, a local
+substitute of the same name is built, so that the Dockerfile is tested unchanged.
 """
 
 import fcntl
@@ -20,10 +20,10 @@ from pathlib import Path
 from signal import Signals
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-"""Where Debian keeps its certificate authorities: on this machine and in the stand-ins."""
+"""Path of Debian's CA certificates, on this machine and in the substitutes."""
 
 DEBIAN_WITH_PYTHON = {"3.13": "trixie", "3.14": "forky"}
-"""The Debian suite that ships a Python version, for the stand-ins."""
+"""The Debian suite that ships a Python version, for substitutes."""
 
 NGINX_CONF = """
 user nginx;
@@ -40,7 +40,7 @@ http {
     include /etc/nginx/conf.d/*.conf;
 }
 """
-"""What the nginx image brings, for its stand-in."""
+"""Configuration of the nginx image, for its substitute."""
 
 POSTGRESQL_ENTRYPOINT = """\
 #!/bin/sh
@@ -53,7 +53,7 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
 fi
 exec postgres -c listen_addresses='*'
 """
-"""The same of the postgres image."""
+"""Entrypoint of the postgres image, for its substitute."""
 
 PODMAN = ("podman", "--runtime=runc", "--cgroup-manager=cgroupfs", "--log-level=error")
 
@@ -61,7 +61,7 @@ BUILD = (
     "--isolation=chroot",
     "--pull-never",
     "--format=docker",
-    "--layers=false",  # buildah's cache does not see that a bind-mounted file has changed
+    "--layers=false",  # buildah's cache ignores changes of bind-mounted files
 )
 
 RESTRICTED = (
@@ -87,14 +87,14 @@ class CommandFailed(subprocess.CalledProcessError):
 
 
 def missing_tools() -> list[str]:
-    """Names what this machine lacks to build and run images: programs, or being `root`."""
+    """Return what is missing to build and run images: programs, or `root`."""
     tools = ("buildah", "podman", "mmdebstrap", "runc")
     missing = [tool for tool in tools if shutil.which(tool) is None]
     return missing if os.geteuid() == 0 else [*missing, "root"]
 
 
 def base_images(dockerfile: Path) -> list[str]:
-    """The full names of the images a Dockerfile takes from elsewhere, each once, in its order."""
+    """Return the full names of the base images of a Dockerfile, in order, without duplicates."""
     text = re.sub(r"^\s*#.*$", "", dockerfile.read_text(), flags=re.MULTILINE)
     stages = re.findall(r"^FROM\s.*\sAS\s+(\S+)", text, re.MULTILINE | re.IGNORECASE)
     named = re.findall(r"^FROM\s+(?:--\S+\s+)*(\S+)|(?:--|[=,])from=([^\s,]+)", text, re.MULTILINE)
@@ -104,13 +104,13 @@ def base_images(dockerfile: Path) -> list[str]:
 
 
 def ensure_bases(dockerfile: Path) -> list[str]:
-    """Makes sure that every image a Dockerfile starts from is in podman's store.
+    """Pull or build the base images of a Dockerfile, and return their full names.
 
-    An image that is not there is pulled, or else made as a stand-in, once; each stand-in is
-    named on stdout, every time. Processes that ask at once wait for each other.
+    A missing image is pulled, or else built as a substitute. Prints the name of each substitute in
+    use. Concurrent calls of several processes are serialized.
 
-    Returns the images' full names. Raises `LookupError` for an image that can neither be pulled
-    nor stood in for, `CommandFailed` when making a stand-in fails.
+    Raises `LookupError` for an image that can't be pulled and has no substitute, `CommandFailed`
+    if the build of a substitute fails.
     """
     images = base_images(dockerfile)
     ensure(images)
@@ -118,17 +118,17 @@ def ensure_bases(dockerfile: Path) -> list[str]:
 
 
 def ensure(images: Sequence[str]) -> None:
-    """The same, for images that are named in full."""
+    """Pull or build images by their full names, like `ensure_bases`."""
     with _lock():
         for image in images:
-            if (stand_in := _stand_in_label(image)) is None and not _pull(image):
-                stand_in = _make_stand_in(image)
-            if stand_in:
-                print(f"{image} is a stand-in, {stand_in}")
+            if (substitute := _substitute_label(image)) is None and not _pull(image):
+                substitute = _build_substitute(image)
+            if substitute:
+                print(f"{image} is a substitute: {substitute}")
 
 
 def build(project: Path, tag: str) -> None:
-    """Builds the image `tag` with a project's own Dockerfile; its bases must exist.
+    """Build the image `tag` with a project's Dockerfile; its base images must exist.
 
     Raises `CommandFailed` with the end of the build's output.
     """
@@ -138,43 +138,43 @@ def build(project: Path, tag: str) -> None:
 
 @dataclass(frozen=True)
 class Container:
-    """A started container. Its logs and exit code can be read until the `run` block is left.
+    """A container. Its logs and exit code can be read until the end of the `run` block.
 
-    Methods raise `CommandFailed` where podman refuses, for one to signal a container that ended.
+    Methods raise `CommandFailed` if podman fails, for example to signal an exited container.
     """
 
     name: str
 
     def logs(self) -> str:
-        """What it has written so far, stdout and stderr together."""
+        """Return its output so far, stdout and stderr together."""
         return _output(*PODMAN, "logs", self.name, stderr=subprocess.STDOUT)
 
     def runs(self) -> bool:
-        """Whether it is running."""
+        """Return whether it is running."""
         state = _output(*PODMAN, "container", "inspect", "--format={{.State.Running}}", self.name)
         return state.strip() == "true"
 
     def kill(self, signal: Signals = Signals.SIGTERM) -> None:
-        """Sends PID 1 a signal."""
+        """Send a signal to PID 1."""
         _output(*PODMAN, "kill", "--signal", signal.name, self.name)
 
     def wait(self, timeout: float) -> int:
-        """The exit code; raises `subprocess.TimeoutExpired` after `timeout` seconds."""
+        """Return the exit code; raises `subprocess.TimeoutExpired` after `timeout` seconds."""
         return int(_output(*PODMAN, "wait", self.name, timeout=timeout))
 
     def stop(self, seconds: int) -> int:
-        """Ends it for good, with SIGTERM and `seconds` later SIGKILL; returns the exit code."""
+        """Stop it with SIGTERM, and SIGKILL after `seconds`; return the exit code."""
         _output(*PODMAN, "stop", f"--time={seconds}", self.name)
         return self.wait(timeout=10)
 
     def workers(self) -> int:
-        """How many workers its gunicorn starts, from inside."""
+        """Return how many workers its gunicorn starts, from inside."""
         printed = self.exec(["gunicorn", "--config=gunicorn.conf.py", "--print-config"]).stdout
         [number] = re.findall(r"^workers += (\d+)$", printed, re.MULTILINE)
         return int(number)
 
     def exec(self, argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """Runs a command inside; the caller checks `returncode`."""
+        """Run a command inside; the caller checks `returncode`."""
         command = [*PODMAN, "exec", self.name, *argv]
         return subprocess.run(command, capture_output=True, text=True)
 
@@ -189,12 +189,12 @@ def run(
     memory: str = "256m",
     cpus: float = 1.0,
 ) -> Iterator[Container]:
-    """Runs an image as a restricted pod would, on the host's network, until the block is left.
+    """Run an image for the block, with the restrictions of a pod, on the host's network.
 
     `command` replaces the image's CMD; `extra` are more options of `podman run`, such as
-    `--tmpfs=/tmp`. `memory` is podman's notation, `cpus` a number of cores.
+    `--tmpfs=/tmp`. `memory` is in podman's notation, `cpus` a number of cores.
 
-    Raises `CommandFailed` when the container cannot be started at all.
+    Raises `CommandFailed` if the container can't be started.
     """
     container = Container(f"{tag.rpartition('/')[2].partition(':')[0]}-{uuid.uuid4().hex[:8]}")
     options = [f"--name={container.name}", f"--memory={memory}", f"--cpus={cpus}"]
@@ -207,7 +207,7 @@ def run(
 
 
 def _full_name(image: str) -> str:
-    """Spells a name out as Docker does: `python:3.14` is `docker.io/library/python:3.14`."""
+    """Return the full name of an image: `docker.io/library/python:3.14` for `python:3.14`."""
     host, slash, _ = image.partition("/")
     if not slash:
         return f"docker.io/library/{image}"
@@ -216,22 +216,22 @@ def _full_name(image: str) -> str:
 
 @contextmanager
 def _lock() -> Iterator[None]:
-    """Lets one process of this machine at a time into the block."""
-    with (Path(tempfile.gettempdir()) / "stand-in-images.lock").open("w") as file:
+    """Hold a lock of this machine for the block."""
+    with (Path(tempfile.gettempdir()) / "substitute-images.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _stand_in_label(image: str) -> str | None:
-    """The label of a stored stand-in, "" for a real image, None if it is not stored."""
-    label = '{{with index .Labels "stand-in"}}{{.}}{{end}}'
+def _substitute_label(image: str) -> str | None:
+    """Return the label of a stored substitute, "" for a real image, None if it is not stored."""
+    label = '{{with index .Labels "substitute"}}{{.}}{{end}}'
     inspect = [*PODMAN, "image", "inspect", "--format", label, image]
-    found = subprocess.run(inspect, capture_output=True, text=True)
-    return found.stdout.strip() if found.returncode == 0 else None
+    result = subprocess.run(inspect, capture_output=True, text=True)
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _pull(image: str) -> bool:
-    """Whether the image was pulled within two minutes; without a network this fails at once."""
+    """Pull an image, within two minutes; return whether it succeeded."""
     pull = [*PODMAN, "pull", "--quiet", image]
     try:
         return subprocess.run(pull, capture_output=True, timeout=120).returncode == 0
@@ -239,8 +239,8 @@ def _pull(image: str) -> bool:
         return False
 
 
-def _make_stand_in(image: str) -> str:
-    """Stores a stand-in under the image's name and returns its label."""
+def _build_substitute(image: str) -> str:
+    """Build a substitute with the name of an image; return its label."""
     changes: list[str] = []
     with tempfile.TemporaryDirectory() as directory:
         rootfs = Path(directory) / "rootfs.tar"
@@ -255,11 +255,11 @@ def _make_stand_in(image: str) -> str:
             label = _postgresql_rootfs(rootfs)
             changes = ['ENTRYPOINT ["/usr/local/bin/docker-entrypoint.sh"]']
         else:
-            raise LookupError(f"{image}: no registry has it, and there is no stand-in for it")
+            raise LookupError(f"{image}: it can't be pulled, and has no substitute")
         changes += [
             "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             f"ENV SSL_CERT_FILE={CERTIFICATES}",
-            f'LABEL stand-in="{label}"',
+            f'LABEL substitute="{label}"',
         ]
         options = [f"--change={change}" for change in changes]
         _output(*PODMAN, "import", "--quiet", *options, str(rootfs), image)
@@ -267,7 +267,7 @@ def _make_stand_in(image: str) -> str:
 
 
 def _uv_rootfs(version: str, rootfs: Path) -> str:
-    """Writes `/uv` and `/uvx` of that version, from the package registry's wheel, and no more."""
+    """Write `/uv` and `/uvx` of the version's wheel to a tar file; return a label."""
     wheel = rootfs.parent / "wheel"
     uv = shutil.which("uv") or str(Path(sys.executable).with_name("uv"))
     options = ("--quiet", "--no-deps", "--python", sys.executable, "--target", str(wheel))
@@ -279,7 +279,7 @@ def _uv_rootfs(version: str, rootfs: Path) -> str:
 
 
 def _python_rootfs(version: str, rootfs: Path) -> str:
-    """Writes the Debian that ships this Python, linked to where the real image has it."""
+    """Write a Debian that ships this Python, linked as in the real image; return a label."""
     if version not in DEBIAN_WITH_PYTHON:
         raise LookupError(f"no Debian suite is known to ship Python {version}")
     suite = DEBIAN_WITH_PYTHON[version]
@@ -293,7 +293,7 @@ def _python_rootfs(version: str, rootfs: Path) -> str:
 
 
 def _nginx_rootfs(rootfs: Path) -> str:
-    """Writes a Debian with its nginx, laid out and configured as the real image is."""
+    """Write a Debian with its nginx, with the configuration of the real image; return a label."""
     configuration = rootfs.parent / "nginx.conf"
     configuration.write_text(NGINX_CONF)
     links = {
@@ -311,7 +311,7 @@ def _nginx_rootfs(rootfs: Path) -> str:
 
 
 def _postgresql_rootfs(rootfs: Path) -> str:
-    """Writes a Debian with its PostgreSQL, which starts as the real image does."""
+    """Write a Debian with its PostgreSQL and the entrypoint of the real image; return a label."""
     entrypoint = rootfs.parent / "docker-entrypoint.sh"
     entrypoint.write_text(POSTGRESQL_ENTRYPOINT)
     entrypoint.chmod(0o755)
@@ -330,8 +330,8 @@ def _postgresql_rootfs(rootfs: Path) -> str:
 
 
 def _output(*argv: str, stderr: int = subprocess.PIPE, timeout: float | None = None) -> str:
-    """A command's stdout; raises `CommandFailed`, or `subprocess.TimeoutExpired` in seconds."""
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=timeout)
-    if done.returncode:
-        raise CommandFailed(done.returncode, argv, done.stdout, done.stderr or "")
-    return done.stdout
+    """Return the stdout of a command. Raises `CommandFailed`, or `subprocess.TimeoutExpired`."""
+    result = subprocess.run(argv, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=timeout)
+    if result.returncode:
+        raise CommandFailed(result.returncode, argv, result.stdout, result.stderr or "")
+    return result.stdout

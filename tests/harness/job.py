@@ -1,4 +1,4 @@
-"""A job of a workflow, its steps' shell run here for real; `gh` alone is a stand-in."""
+"""Run the shell steps of a GitHub Actions job locally, with a fake `gh`."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import yaml
 
 from .project import FOREIGN
 
-# Records its arguments and its input file; lists the contents of the file `open`.
+# Records its arguments and input file; `gh pr list` prints the contents of the file `open`.
 GH = f"""#!{sys.executable}
 import json, os, pathlib, sys
 here = pathlib.Path(__file__).parent
@@ -39,7 +39,7 @@ class Call:
 
 
 class Runner:
-    """A machine that runs jobs, with a stand-in for `gh`."""
+    """A runner of jobs, with a fake `gh`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -50,20 +50,20 @@ class Runner:
         self.pull_request_is_open("")
 
     def pull_request_is_open(self, number: str) -> None:
-        """Set what `gh pr list` finds; "" for none."""
+        """Set the output of `gh pr list`; "" for no pull request."""
         (self.programs / "open").write_text(number)
 
     def calls(self) -> list[Call]:
-        """Return the calls of `gh` since the last time."""
+        """Return the calls of `gh` since the last call of this method."""
         file = self.programs / "calls"
         lines = file.read_text().splitlines() if file.exists() else []
         file.unlink(missing_ok=True)
         return [Call(**json.loads(line)) for line in lines]
 
     def run(self, checkout: Path, job: Mapping[str, Any], **secrets: str) -> tuple[int, str]:
-        """Run the steps with a `run:` up to the first failure; return its status and all output."""
+        """Run the `run:` steps up to the first failure; return the exit status and the output."""
         known = {f"secrets.{name}": value for name, value in secrets.items()}
-        said = ""
+        printed = ""
         for step in job["steps"]:
             if "run" not in step or not holds(step.get("if"), known):
                 continue
@@ -72,7 +72,7 @@ class Runner:
             script = self.directory / "step.sh"
             script.write_text(step["run"])
             variables = {**job.get("env", {}), **step.get("env", {})}
-            done = subprocess.run(
+            result = subprocess.run(
                 ["bash", "-e", script],
                 cwd=checkout,
                 env=self.environment(output)
@@ -81,16 +81,16 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 text=True,
             )
-            said += done.stdout
-            if done.returncode:
-                return done.returncode, said
+            printed += result.stdout
+            if result.returncode:
+                return result.returncode, printed
             for line in output.read_text().splitlines():
                 name, _, value = line.partition("=")
                 known[f"steps.{step['id']}.outputs.{name}"] = value
-        return 0, said
+        return 0, printed
 
     def environment(self, output: Path) -> dict[str, str]:
-        """Return the environment of a runner: no identity, no user settings."""
+        """Return the environment of a runner, without git identity and user settings."""
         clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
         path = [str(self.programs), str(Path(sys.executable).parent), os.environ["PATH"]]
         return clean | {
@@ -99,22 +99,22 @@ class Runner:
             "GIT_CONFIG_SYSTEM": os.devnull,
             "GITHUB_OUTPUT": str(output),
             "RUNNER_TEMP": str(self.directory),
-            "UV_OFFLINE": "1",  # what it needs has been fetched before
+            "UV_OFFLINE": "1",  # dependencies are in the cache
             "UV_PYTHON": sys.executable,
         }
 
 
 def expand(value: str, known: Mapping[str, str]) -> str:
-    """Replace each expression by its value; unknown ones are empty, as on GitHub."""
-    return re.sub(r"\$\{\{ (\S+) \}\}", lambda found: known.get(found[1], ""), value)
+    """Replace each expression with its value; unknown ones are empty, as on GitHub."""
+    return re.sub(r"\$\{\{ (\S+) \}\}", lambda match: known.get(match[1], ""), value)
 
 
 def holds(condition: str | None, known: Mapping[str, str]) -> bool:
-    """Whether a step's `if:` lets it run."""
+    """Return whether the `if:` of a step is true."""
     if condition is None:
         return True
     comparison = re.fullmatch(r"(\S+) == '(.*)'", condition)
-    assert comparison, f"not understood here: {condition}"
+    assert comparison, f"unsupported condition: {condition}"
     return known.get(comparison[1], "") == comparison[2]
 
 

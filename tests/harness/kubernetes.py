@@ -1,7 +1,7 @@
-"""A real Kubernetes of two nodes, in namespaces of its own; `tests/cluster/` has its parts.
+"""A Kubernetes cluster of two nodes in its own namespaces, run by `tests/cluster/run`.
 
-Needs Linux, root, what `missing_tools` looks for, and the programs that `tests/cluster/build` makes
-of Go modules. No traffic leaves the namespaces. All that is left on the machine are the programs.
+Requires Linux, root, the tools in `missing_tools`, and the programs of `tests/cluster/build`, from
+Go modules. No traffic leaves the namespaces. Only the programs remain on the machine.
 """
 
 import json
@@ -12,14 +12,16 @@ import subprocess
 import tarfile
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from . import images
+from . import contents, golang, images
 from .images import PODMAN, CommandFailed
 from .pods import Deployment
 from .template import ROOT
@@ -32,8 +34,13 @@ REGISTRY = "192.0.2.10:5000"
 START_SECONDS = 120
 WAIT_SECONDS = 180
 
-# Kinds that the API server has only with their operator.
+# Kinds that require an operator.
 CUSTOM = ("HTTPRoute", "PodMonitor", "PrometheusRule")
+
+UVICORN_WITHOUT_DRAIN = (
+    "from unittest.mock import patch; from uvicorn.main import main; "
+    "patch('{package}.serving.lifecycle.lifespan.drain_before_shutdown').start(); main()"
+)
 
 CLIENT = """
 apiVersion: v1
@@ -59,18 +66,18 @@ def missing_tools() -> list[str]:
         missing.append("containernetworking-plugins")
     if not Path(_build("--where")).exists():
         if not os.environ.get("DEMAND_EVERY_TIER"):
-            missing.append("what tests/cluster/build makes, in some minutes, once")
-        elif shutil.which("go", path=f"{os.environ['PATH']}:/usr/local/go/bin") is None:
+            missing.append("the programs that tests/cluster/build builds once, in a few minutes")
+        elif golang.program() is None:
             missing.append("Go")
     return [*images.missing_tools(), *missing]
 
 
 def _build(*options: str) -> str:
-    """The directory of the programs; without `--where`, once they are there."""
-    done = subprocess.run([PARTS / "build", *options], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise CommandFailed(done.returncode, "tests/cluster/build", done.stdout, "")
-    return done.stdout.strip()
+    """Return the directory of the programs; build them first, unless `--where` is stdin."""
+    result = subprocess.run([PARTS / "build", *options], stdout=subprocess.PIPE, text=True)
+    if result.returncode:
+        raise CommandFailed(result.returncode, "tests/cluster/build", result.stdout, "")
+    return result.stdout.strip()
 
 
 @contextmanager
@@ -87,17 +94,17 @@ def run() -> Iterator["Kubernetes"]:
 
 
 class Kubernetes:
-    """A started cluster."""
+    """A running cluster."""
 
     def __init__(self, directory: Path, programs: Path) -> None:
         self.directory = directory
         self.programs = programs
         self._process: subprocess.Popen[bytes]
         self.pid = 0
-        """Its first process, as the machine numbers it."""
+        """The process ID of its first process, outside its namespaces."""
 
     def start(self) -> None:
-        """Start it; raises `AssertionError` with the ends of its logs."""
+        """Start it. Raises `AssertionError` with the ends of its logs."""
         unshare = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
         with (self.directory / "log").open("wb") as log:
             self._process = subprocess.Popen(
@@ -139,42 +146,42 @@ class Kubernetes:
         ]
         return "\n".join("\n".join([f"== {name}", *lines]) for name, lines in ends)
 
-    def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
         """Return the output of kubectl, as the cluster's administrator; raises `CommandFailed`."""
         command = [
             *("nsenter", f"--target={self.pid}", "--net", "--mount", "--pid"),
             *(str(self.programs / "kubectl"), f"--kubeconfig={self.directory}/admin.conf"),
             *arguments,
         ]
-        done = subprocess.run(command, input=given, capture_output=True, text=True)
-        if done.returncode and check:
-            raise CommandFailed(done.returncode, command, done.stdout, done.stderr)
-        return done.stdout
+        result = subprocess.run(command, input=stdin, capture_output=True, text=True)
+        if result.returncode and check:
+            raise CommandFailed(result.returncode, command, result.stdout, result.stderr)
+        return result.stdout
 
     def get(self, *arguments: str) -> Any:
         """Return the output of `kubectl get` as data."""
         return json.loads(self.kubectl("get", *arguments, "--output=json"))
 
     def wait_until(self, condition: Callable[[], object], what: str) -> None:
-        """Return once `condition` holds; raises `AssertionError` with the events otherwise."""
+        """Wait until `condition` is true. Raises `AssertionError` after a timeout."""
 
         def events() -> str:
             return f"not {what}:\n{self.kubectl('get', 'events', '--all-namespaces')[-4000:]}"
 
         self._wait(condition, WAIT_SECONDS, events)
 
-    def push(self, image: str) -> None:
-        """Push an image of podman's store to the registry of the nodes."""
-        name = image.split("/", 1)[1]
+    def push(self, image: str, name: str = "") -> None:
+        """Push an image of podman's store to the registry of the nodes, as `name` or its own."""
+        name = name or image.split("/", 1)[1]
         push = (*PODMAN, "push", "--quiet", "--tls-verify=false", image)
         command = ["nsenter", f"--net={self.namespace}", *push, f"docker://{REGISTRY}/{name}"]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise CommandFailed(done.returncode, command, done.stdout, done.stderr)
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise CommandFailed(result.returncode, command, result.stdout, result.stderr)
 
     def client(self, namespace: str) -> Path:
-        """Start a pod in a namespace; its network namespace, to speak from there."""
-        self.kubectl("apply", "--filename=-", given=CLIENT.format(namespace=namespace, image=PAUSE))
+        """Start a pod in a namespace and return its network namespace, to connect from there."""
+        self.kubectl("apply", "--filename=-", stdin=CLIENT.format(namespace=namespace, image=PAUSE))
         ready = ("wait", "--for=condition=Ready", "--timeout=120s", "pod/client")
         self.kubectl(*ready, f"--namespace={namespace}")
         address = self.get("pod", "client", f"--namespace={namespace}")["status"]["podIP"]
@@ -185,31 +192,63 @@ class Kubernetes:
                 return file
         raise LookupError(f"no network namespace has {address}")
 
+    def processes(self, program: str) -> list[int]:
+        """Return the process ids of a program of the cluster, on all of its nodes."""
+        pattern = f"^{program} .*{self.directory}"
+        result = subprocess.run(["pgrep", "--full", pattern], capture_output=True, text=True)
+        return [int(pid) for pid in result.stdout.split()]
+
+    def processes_of(self, pod: dict[str, Any]) -> list[int]:
+        """Return the process ids of the containers of a pod."""
+        uid = pod["metadata"]["uid"]
+        return [
+            int(process.name)
+            for process in Path("/proc").glob("[0-9]*")
+            if f"pod{uid}" in _read(process / "cgroup")
+            and not _read(process / "cmdline").startswith("/program")  # the pause image
+        ]
+
     def serve_names(self) -> None:
         """Start the DNS of the cluster."""
-        self._push_program(self.programs / "coredns", "coredns:1")
+        self._start_part("coredns", "dns.yaml")
+
+    @contextmanager
+    def metrics(self) -> Iterator[None]:
+        """Serve the resource metrics of pods for the block; without them no autoscaler acts."""
+        self._start_part("metrics-server", "metrics.yaml")
+        try:
+            self.wait_until(lambda: "node2" in self.kubectl("top", "nodes", check=False), "metrics")
+            yield
+        finally:
+            manifests = (PARTS / "metrics.yaml").read_text()
+            self.kubectl("delete", "--filename=-", stdin=manifests)
+            self.kubectl("--namespace=kube-system", "delete", "secret", "metrics-server")
+
+    def _start_part(self, program: str, manifests: str) -> None:
+        """Start a Deployment of `kube-system` that has the name of its program."""
+        self._push_program(self.programs / program, f"{program}:1")
+        kubectl = partial(self.kubectl, "--namespace=kube-system")
         config = f"--from-file=kubeconfig={self.directory}/admin.conf"
-        self.kubectl("--namespace=kube-system", "create", "secret", "generic", "coredns", config)
-        self.kubectl("apply", "--filename=-", given=(PARTS / "dns.yaml").read_text())
-        rollout = ("rollout", "status", "--timeout=120s", "deployment/coredns")
-        self.kubectl("--namespace=kube-system", *rollout)
+        kubectl("create", "secret", "generic", program, config)
+        kubectl("apply", "--filename=-", stdin=(PARTS / manifests).read_text())
+        kubectl("rollout", "status", "--timeout=120s", f"deployment/{program}")
 
     def _push_pause(self) -> None:
-        """Bring the image that holds a pod's namespaces."""
+        """Push the pause image."""
         catatonit = shutil.which("catatonit")
         assert catatonit
         self._push_program(Path(catatonit), PAUSE.partition("/")[2], "-P")
 
     def _push_program(self, program: Path, name: str, *options: str) -> None:
-        """Bring an image that consists of a program to the registry."""
-        image = f"registry.example.com/{name}"
+        """Push an image that contains only a program to the registry."""
+        image = f"localhost/{uuid.uuid4().hex}"  # other clusters share the store
         with tempfile.NamedTemporaryFile(suffix=".tar") as file:
             with tarfile.open(file.name, "w") as tar:
                 tar.add(program, "program")
             start = f"--change=ENTRYPOINT {json.dumps(['/program', *options])}"
             command = [*PODMAN, "import", "--quiet", start, file.name, image]
             subprocess.run(command, check=True, capture_output=True)
-        self.push(image)
+        self.push(image, name)
         subprocess.run([*PODMAN, "image", "rm", image], check=True, capture_output=True)
 
     def _wait(
@@ -220,6 +259,14 @@ class Kubernetes:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise AssertionError(explain())
             time.sleep(0.2)
+
+
+def _read(file: Path) -> str:
+    """Return the text of a file of /proc; empty if its process has ended."""
+    try:
+        return file.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _remove(group: Path) -> None:
@@ -245,45 +292,79 @@ class Service:
         self.name: str = deployment.manifest["metadata"]["name"]
         self.namespace: str = deployment.manifest["metadata"]["namespace"]
 
-    def kubectl(self, *arguments: str, given: str | None = None, check: bool = True) -> str:
-        """As the cluster's, in the namespace of the service."""
+    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        """Like the cluster's method, in the namespace of the service."""
         return self.cluster.kubectl(
-            f"--namespace={self.namespace}", *arguments, given=given, check=check
+            f"--namespace={self.namespace}", *arguments, stdin=stdin, check=check
         )
 
     def install(self) -> None:
-        """Push the image, apply the built-in kinds, and wait until it runs."""
+        """Push the image, apply the overlay, and wait until it runs."""
         self.cluster.push(self.deployment.container["image"])
-        built = self.deployment.project.run(
-            "kubectl", "kustomize", "deploy/kubernetes/overlays/production"
-        ).stdout
-        manifests = [each for each in yaml.safe_load_all(built) if each["kind"] not in CUSTOM]
-        self.kubectl("apply", "--filename=-", given=yaml.safe_dump_all(manifests))
+        self.apply()
         self.cluster.wait_until(lambda: len(self.pods()) == self.least, "scaled")
         self.wait_for_rollout()
+
+    def apply(self, kubernetes: Path | None = None) -> None:
+        """Apply the built-in kinds of the production overlay in that deploy/kubernetes."""
+        directory = kubernetes or self.deployment.project.path / "deploy/kubernetes"
+        overlay = str(directory / "overlays/production")
+        built = self.deployment.project.run("kubectl", "kustomize", overlay).stdout
+        manifests = [m for m in yaml.safe_load_all(built) if m["kind"] not in CUSTOM]
+        self.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(manifests))
+
+    def without_shutdown(self) -> str:
+        """Return a patch of the Deployment: no preStop, and uvicorn's own shutdown."""
+        container = self.deployment.container
+        options = contents.configuration(container["image"])["Cmd"][1:]
+        program = UVICORN_WITHOUT_DRAIN.format(package=self.deployment.project.package)
+        changed = {
+            "name": container["name"],
+            "lifecycle": None,
+            "command": ["python", "-c", program, *options],
+        }
+        return json.dumps({"spec": {"template": {"spec": {"containers": [changed]}}}})
 
     @property
     def least(self) -> int:
         """The minimum number of pods of the autoscaler."""
-        return int(self._get("hpa", self.name)["spec"]["minReplicas"])
+        return int(self.get("hpa", self.name)["spec"]["minReplicas"])
 
     @property
     def address(self) -> str:
-        """The Service's own."""
-        return str(self._get("service", self.name)["spec"]["clusterIP"])
+        """The cluster IP of the Service."""
+        return str(self.get("service", self.name)["spec"]["clusterIP"])
 
     def pods(self) -> list[dict[str, Any]]:
         """All pods, including those that terminate."""
-        return list(self._get("pods")["items"])
+        return list(self.get("pods")["items"])
+
+    def has_ready(self, number: int) -> bool:
+        """Return whether it has exactly `number` pods, all ready."""
+        status = self.get("deployment", self.name)["status"]
+        return bool(status.get("readyReplicas") == status.get("replicas") == number)
 
     def names(self) -> set[str]:
-        """Those of its pods."""
+        """Return the names of its pods."""
         return {pod["metadata"]["name"] for pod in self.pods()}
 
+    def scale(self, number: int) -> None:
+        """Set both bounds of the autoscaler to `number`, and wait for the pods."""
+        bounds = json.dumps({"spec": {"minReplicas": number, "maxReplicas": number}})
+        self.kubectl("patch", "hpa", self.name, f"--patch={bounds}")
+        self.cluster.wait_until(lambda: self.has_ready(number), f"{number} pods")
+        self.wait_for_rollout()
+
+    def restart(self) -> None:
+        """Restart the Deployment, and wait for the rollout."""
+        self.kubectl("rollout", "restart", f"deployment/{self.name}")
+        self.wait_for_rollout()
+
     def wait_for_rollout(self) -> None:
-        """Return once all pods are new and ready, and the old ones gone."""
+        """Wait until all pods are new and ready, and the old ones deleted."""
         self.kubectl("rollout", "status", "--timeout=300s", f"deployment/{self.name}")
         self.cluster.wait_until(lambda: len(self.names()) == self.least, "without the old pods")
 
-    def _get(self, *arguments: str) -> Any:
+    def get(self, *arguments: str) -> Any:
+        """Like the cluster's method, in the namespace of the service."""
         return self.cluster.get(f"--namespace={self.namespace}", *arguments)

@@ -1,6 +1,7 @@
 """Clients that send load and count the outcome of each request."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from . import network
 
 @dataclass
 class Tally:
-    """How the requests of a load ended."""
+    """The outcomes of the requests of a load."""
 
     answered: int = 0
     lost: int = 0
@@ -19,14 +20,16 @@ class Tally:
     refused: int = 0
     """Connections that were refused: nothing was sent."""
     posted: int = field(default=0, compare=False)
-    """Of the answered, those that were sent by POST."""
+    """The answered ones that were POST requests."""
 
 
 class Load:
-    """Keep-alive clients that send one request after the other until told to stop.
+    """Clients that send one request after another until `stop`.
 
-    A path is asked for by GET; after "POST " it is sent a small body. At most `rate` requests a
-    second, to the loopback of this or of another network `namespace`, or from there to a `host`.
+    Each client keeps its connection, or opens one per request without `keep_alive`. A path is
+    requested with GET, or with the prefix "POST " with a small body, sent in ten parts over
+    `upload_seconds`. At most `rate` requests per second, to `host`, by default the loopback, from
+    the network `namespace`, by default this one.
     """
 
     def __init__(
@@ -38,19 +41,25 @@ class Load:
         rate: float | None = None,
         namespace: Path | None = None,
         host: str = network.LOOPBACK,
+        upload_seconds: float = 0,
+        keep_alive: bool = True,
     ) -> None:
         self.tally = Tally()
+        self.milliseconds: list[float] = []
+        """Duration of each answered request, to the end of its response."""
         self._port = port
         self._paths = paths
         self._interval = 1 / rate if rate else 0
         self._due = 0.0
         self._namespace = namespace
         self._host = host
+        self._upload_seconds = upload_seconds
+        self._connection = "" if keep_alive else "Connection: close\r\n"
         self._stopping = False
         self._clients = [asyncio.create_task(self._client(n)) for n in range(connections)]
 
     async def answered(self, number: int) -> None:
-        """Return once that many requests have been answered."""
+        """Wait until `number` requests have been answered."""
         while self.tally.answered < number:
             for client in self._clients:
                 if client.done():
@@ -86,7 +95,7 @@ class Load:
         return await asyncio.open_connection(sock=connected)
 
     async def _turn(self) -> None:
-        """Return when a request is due; lost time is not made up for."""
+        """Wait until the next request is due; delays are not compensated."""
         now = asyncio.get_running_loop().time()
         self._due = max(self._due + self._interval, now)
         await asyncio.sleep(self._due - now)
@@ -97,17 +106,28 @@ class Load:
         """Send one request and read the response; return whether the connection can be reused."""
         if self._interval:
             await self._turn()
+        begun = time.perf_counter()
         method, _, path = self._paths[number % len(self._paths)].rpartition(" ")
-        body = "4711" if method else ""
-        head = f"{method or 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\n"
-        head += f"Content-Length: {len(body)}\r\n\r\n" if body else "\r\n"
-        writer.write(f"{head}{body}".encode())
-        answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        status, *fields = answer.split("\r\n")
+        part = b"4711" if method else b""
+        parts = 10 if part and self._upload_seconds else 1
+        head = f"{method or 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\n{self._connection}"
+        head += f"Content-Length: {parts * len(part)}\r\n\r\n" if part else "\r\n"
+        writer.write(head.encode() + part)
+        for _ in range(parts - 1):
+            await asyncio.sleep(self._upload_seconds / parts)
+            writer.write(part)
+        response = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        status, *fields = response.split("\r\n")
         headers = dict(field.split(": ", 1) for field in fields if field)
-        await reader.readexactly(int(headers["content-length"]))
+        if headers.get("transfer-encoding") == "chunked":
+            while size := int(await reader.readuntil(b"\r\n"), 16):
+                await reader.readexactly(size + 2)
+            await reader.readexactly(2)
+        else:
+            await reader.readexactly(int(headers["content-length"]))
         if status.split()[1] == "200":
             self.tally.answered += 1
+            self.milliseconds.append((time.perf_counter() - begun) * 1000)
             self.tally.posted += method == "POST"
         else:
             self.tally.failed += 1

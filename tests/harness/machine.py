@@ -1,8 +1,8 @@
-"""A booted Debian: its own systemd, journal, nginx and ssh, in namespaces of its own.
+"""A booted Debian with systemd, journal, nginx and ssh, in its own namespaces.
 
-Needs Linux and what `missing_tools` looks for. It has no network but its loopback, which the
-harness reaches through `namespace`; uv takes from this machine's cache what was synced here before.
-It is removed after the block, and when the tests are killed.
+Requires Linux and the tools in `missing_tools`. Its only network is a loopback, which is reachable
+through `namespace`; uv uses this machine's cache, offline. It is removed after the block, and when
+the tests are killed.
 """
 
 import os
@@ -24,7 +24,7 @@ from .project import UV
 
 @dataclass(frozen=True)
 class Debian:
-    """A release of Debian that hosts run."""
+    """A supported release of Debian."""
 
     suite: str
     python: str
@@ -32,10 +32,10 @@ class Debian:
 
 
 DEBIAN_13 = Debian("trixie", "3.13")
-"""What all tests of a machine run on."""
+"""The release for most tests."""
 DEBIAN_12 = Debian("bookworm", "3.11")
 
-# What deploy would install is there: inside there is no mirror.
+# Includes what deploy would install, because the machine has no mirror.
 PACKAGES = (
     "ca-certificates",
     "curl",
@@ -65,15 +65,15 @@ link-mode = "copy"
 offline = true
 """
 
-# When the tests are killed, the kernel ends everything in the process namespace, and with it the
-# mounts, which no other process sees.
+# When the tests are killed, the kernel kills all processes of the PID namespace, and removes the
+# mounts of the mount namespace.
 ALONE = (
     *("setpriv", "--pdeathsig=KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
 )
 
-# A control group of its own: nspawn
-# names the one below it `payload`, and two machines must not share that.
+# In a separate control group: nspawn creates a group `payload` below it, which two machines can't
+# share.
 BOOT = """
 set -e
 for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/systemd /sys/fs/cgroup/unified; do
@@ -92,12 +92,12 @@ exec systemd-nspawn --directory=root --machine="$0" "$@"
 # The machine's kernel command line: systemd 257 boots on control groups of version 1 only with it.
 KERNEL = ("SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1",)
 
-# nspawn's exit status when the machine asked for a reboot.
+# nspawn's exit status for a reboot.
 REBOOT = 133
 
 
 def missing_tools() -> list[str]:
-    """Return what this machine lacks to boot another one: programs, or `root`."""
+    """Return what is missing to boot a machine: programs, or `root`."""
     tools = ("mmdebstrap", "nsenter", "setpriv", "systemd-nspawn", "unshare")
     missing = [tool for tool in tools if shutil.which(tool) is None]
     return missing if os.geteuid() == 0 else [*missing, "root"]
@@ -105,7 +105,7 @@ def missing_tools() -> list[str]:
 
 @contextmanager
 def boot(release: Debian = DEBIAN_13) -> Iterator["Machine"]:
-    """A machine that has just been installed; raises `AssertionError` when it doesn't boot."""
+    """Yield a newly installed machine. Raises `AssertionError` if it does not boot."""
     root = debian.tree(release.suite, PACKAGES)
     with TemporaryDirectory(prefix="machine-", ignore_cleanup_errors=True) as directory:
         machine = Machine(root, Path(directory))
@@ -117,12 +117,12 @@ def boot(release: Debian = DEBIAN_13) -> Iterator["Machine"]:
 
 
 class Machine:
-    """A Debian that runs, or that reboots."""
+    """A running or rebooting Debian."""
 
     def __init__(self, tree: Path, directory: Path) -> None:
         self.name = f"machine-{uuid.uuid4().hex[:8]}"
         self.leader = 0
-        """Its first process, as this machine numbers it."""
+        """The process ID of its first process, outside its namespaces."""
         self._tree = tree
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
@@ -139,11 +139,11 @@ class Machine:
 
     @property
     def root(self) -> Path:
-        """Its files, also while a service hides some of them from itself."""
+        """Its root directory."""
         return Path(f"/proc/{self.leader}/root")
 
     def start(self) -> None:
-        """Boot, and return once systemd has started what is enabled."""
+        """Boot, and wait until systemd has started the enabled units."""
         cache = subprocess.run([UV, "cache", "dir"], check=True, capture_output=True, text=True)
         binds = (
             f"--bind={cache.stdout.strip()}:{UV_CACHE}",
@@ -153,7 +153,7 @@ class Machine:
         )
         options = ("--boot", "--register=no", "--keep-unit", "--private-network", "--console=pipe")
         apart = ("--resolv-conf=off", "--timezone=off", "--link-journal=no")
-        firewall = ("--system-call-filter=bpf",)  # what its systemd does IPAddressDeny= with
+        firewall = ("--system-call-filter=bpf",)  # for IPAddressDeny= of its systemd
         shell = (*ALONE, "sh", "-c", BOOT, self.name, self._tree, self._directory)
         console = self._directory / "console"
         with console.open("ab") as file:
@@ -182,28 +182,27 @@ class Machine:
     def run(
         self,
         *command: str,
-        given: str = "",
+        stdin: str = "",
         env: Mapping[str, str] | None = None,
         check: bool = True,
         timeout: float = 180,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command inside as root, `given` on its stdin; both its streams are in `stdout`.
+        """Run a command inside as root; its stdout and stderr are combined in `stdout`.
 
-        A failure raises `CommandFailed`, one that takes more than `timeout` seconds
-        `subprocess.TimeoutExpired`.
+        Raises `CommandFailed` if it fails, `subprocess.TimeoutExpired` after `timeout` seconds.
         """
-        done = subprocess.run(
+        result = subprocess.run(
             ["nsenter", f"--target={self.leader}", "--all", *command],
-            input=given,
+            input=stdin,
             env={**ENVIRONMENT, **(env or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=timeout,
         )
-        if check and done.returncode:
-            raise CommandFailed(done.returncode, command, done.stdout, "")
-        return done
+        if check and result.returncode:
+            raise CommandFailed(result.returncode, command, result.stdout, "")
+        return result
 
     def journal(self, unit: str) -> list[str]:
         """Return the log lines of a unit, including systemd's, since the machine was created."""
@@ -217,25 +216,25 @@ class Machine:
         return self.run("systemctl", "show", "--value", f"--property={field}", unit).stdout.strip()
 
     def wait_until(self, condition: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
-        """Return when the condition holds; raises `AssertionError` with `what` otherwise."""
+        """Wait until the condition is true. Raises `AssertionError` with `what` after a timeout."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"never {what}"
             time.sleep(0.05)
 
     def reboot(self) -> None:
-        """Shut down as an admin would, and boot again with the same files."""
+        """Reboot, keeping the files."""
         assert self._process
         self.run("systemctl", "reboot", check=False)
         assert self._process.wait(timeout=120) == REBOOT
         self.start()
 
     def cut_off(self) -> None:
-        """Kill everything that runs in it."""
+        """Kill all of its processes."""
         if self._process is None:
             return
         if self._process.poll() is None:
-            self._process.kill()  # what is in the machine goes with it
+            self._process.kill()  # which kills all processes inside
         self._process.wait()
         for hierarchy in Path("/sys/fs/cgroup").glob(f"**/{self.name}"):
             self.wait_until(partial(_removed, hierarchy), "empty")
@@ -249,13 +248,13 @@ def _children(process: int) -> list[int]:
 
 
 def _program(process: int) -> str | None:
-    with suppress(OSError):  # it may be no more
+    with suppress(OSError):  # it may have ended
         return os.path.basename(os.readlink(f"/proc/{process}/exe"))
     return None
 
 
 def _removed(group: Path) -> bool:
-    """Remove a control group with those in it; whether no process is left that keeps one."""
+    """Remove a control group and its children; return whether it is removed."""
     for directory, _, _ in os.walk(group, topdown=False):
         with suppress(OSError):
             os.rmdir(directory)

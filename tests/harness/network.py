@@ -21,14 +21,13 @@ def connect(
     source: str = LOOPBACK,
     host: str = LOOPBACK,
 ) -> socket.socket:
-    """A connection to a port of the namespace's own loopback; raises `OSError`.
+    """Return a connection to a port of `host` from a network namespace. Raises `OSError`.
 
-    It comes from `source`, any address of that loopback; to another `host`, from the address that
-    the namespace's routes say. A small `receive_buffer` leaves most of a response with its
-    sender.
+    On the loopback its source address is `source`; to another host, that of the route. With a small
+    `receive_buffer`, most of a response remains in the sender's buffer.
     """
     with _inside(namespace):
-        client = socket.socket()
+        client = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     if receive_buffer is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     client.settimeout(10)
@@ -42,9 +41,18 @@ def connect(
     return client
 
 
+def accepts(port: int, namespace: Path, host: str) -> bool:
+    """Return whether a connection from a network namespace to a port of a host is accepted."""
+    try:
+        connect(port, namespace, host=host).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def _inside(namespace: Path) -> Iterator[None]:
-    """A socket made in the block belongs to the namespace for good."""
+    """Enter a network namespace for the block; sockets created in it belong to it permanently."""
     with OWN.open() as home, namespace.open() as other:
         _enter(other.fileno())
         try:
@@ -54,6 +62,6 @@ def _inside(namespace: Path) -> Iterator[None]:
 
 
 def _enter(namespace: int) -> None:
-    """Move the calling thread, and no other: `os.setns` comes with Python 3.12."""
+    """Move the calling thread to a network namespace; `os.setns` requires Python 3.12."""
     if libc.setns(namespace, CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -8,10 +8,10 @@ OWNERSHIP = ROOT / "docs/reference/ownership.md"
 
 
 def owner(file: str, package: str) -> str:
-    """Return the owner of a file by the page: that of the longest matching path."""
+    """Return the owner of a file: that of the longest matching path on the page."""
     table = dict(re.findall(r"^\| `(.+?)` \| (\w+) \|", OWNERSHIP.read_text(), re.M))
-    entries = {path.replace("<package_name>", package): whose for path, whose in table.items()}
-    fitting = [
+    entries = {path.replace("<package_name>", package): name for path, name in table.items()}
+    matching = [
         path for path in entries if file == path or (path.endswith("/") and file.startswith(path))
     ]
-    return entries[max(fitting, key=len)] if fitting else "template"
+    return entries[max(matching, key=len)] if matching else "template"

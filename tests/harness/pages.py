@@ -1,13 +1,13 @@
-"""The pages of the documentation, and a session that runs their commands.
+"""Run the commands of documentation pages.
 
-A page's ```bash blocks are run in order, in one session. A ```text block is output of the commands
-before it: each of its lines must occur, and `…` matches anything. A comment on the line before the
-commands may be:
+A page's ```bash blocks run in order, in one session. A ```text block is expected output of the
+preceding commands: each of its lines must occur, and `…` matches anything. A comment on the line
+before a block may be:
 
     <!-- not run: REASON -->
-    <!-- only for: WHAT -->         they are for services that have that
-    <!-- exit 1 -->                 they end with that status
-    <!-- stopped at: TEXT -->       they run until they print it, and are stopped then
+    <!-- only for: WHAT -->         run for services with that feature only
+    <!-- exit 1 -->                 the expected exit status
+    <!-- stopped at: TEXT -->       stopped when this is printed
 """
 
 import os
@@ -59,7 +59,7 @@ class Commands:
 
     text: str
     kind: str = ""
-    """One of NOTE, or nothing."""
+    """One of NOTE, or an empty string."""
     detail: str = ""
     output: list[str] = field(default_factory=list)
 
@@ -72,7 +72,7 @@ class Commands:
 
 
 def commands(page: str) -> list[Commands]:
-    """Return the blocks of commands in a page; raises `ValueError` for an invalid one."""
+    """Return the blocks of commands in a page. Raises `ValueError` for an invalid block."""
     found: list[Commands] = []
     fences = FENCE.findall(page)
     if page.count("```") + page.count("~~~") != 2 * len(fences):
@@ -91,10 +91,10 @@ def commands(page: str) -> list[Commands]:
 
 
 def follow(page: str, project: Project, *shapes: str) -> None:
-    """Run the commands of a page in a project, or in the empty directory of a future one.
+    """Run the commands of a page in a project, or in an empty directory.
 
-    `shapes` are what the project has, of the commands that are only for some. Raises
-    `AssertionError` when a command fails or doesn't print what the page shows.
+    `shapes` are the features of the project, for commands with `only for`. Raises `AssertionError`
+    if a command fails or does not print the expected output.
     """
     todo = [
         block
@@ -103,10 +103,10 @@ def follow(page: str, project: Project, *shapes: str) -> None:
     ]
     assert todo, "nothing to do"
     session = SESSION + "".join(f"printf '\\n{MARK}\\n'\n{block.script}\n" for block in todo)
-    done = project.run("bash", "-c", session, check=False)
-    outputs = done.stdout.split(f"\n{MARK}\n")[1:]
+    result = project.run("bash", "-c", session, check=False)
+    outputs = result.stdout.split(f"\n{MARK}\n")[1:]
     last = todo[len(outputs) - 1].text
-    assert done.returncode == 0, f"exit {done.returncode}:\n{last}\n{outputs[-1]}"
+    assert result.returncode == 0, f"exit {result.returncode}:\n{last}\n{outputs[-1]}"
     assert len(outputs) == len(todo), f"the session ended with:\n{last}"
     for block, output in zip(todo, outputs, strict=True):
         for line in block.output:
@@ -115,7 +115,7 @@ def follow(page: str, project: Project, *shapes: str) -> None:
 
 
 def for_other_target(page: str) -> str:
-    """Return the page for the other target: the two words exchanged."""
+    """Return the page with the names of the two targets swapped."""
     other = {"kubernetes": "vm", "vm": "kubernetes"}
     return re.sub(r"\b(?:kubernetes|vm)\b", lambda word: other[word[0]], page)
 

@@ -1,7 +1,7 @@
 """Pods of a rendered project's production overlay, run by podman.
 
-Needs Linux, root, and what `missing_tools` looks for. A pod has a network of its own with nothing
-but its loopback, so any number of them listen on the same port and none is reached from outside.
+Requires Linux, root, and the tools in `missing_tools`. Each pod has its own network namespace with
+only a loopback, so several can listen on the same port, and none can be reached from outside.
 """
 
 import copy
@@ -23,7 +23,7 @@ import yaml
 from . import images, network
 from .images import PODMAN, CommandFailed, Container
 from .project import Project
-from .server import START_SECONDS, Answer
+from .server import START_SECONDS, HttpResponse
 
 Manifest = dict[str, Any]
 
@@ -37,28 +37,29 @@ PLAY = (*PODMAN, "play", "kube", "--network=none", "--log-driver=k8s-file", "-")
 
 
 def missing_tools() -> list[str]:
-    """Return what this machine lacks to run pods."""
+    """Return the missing programs, or `root`."""
     tools = ("kubectl", "catatonit")
     return images.missing_tools() + [tool for tool in tools if shutil.which(tool) is None]
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """The Deployment of an overlay and its ConfigMaps, as `kubectl apply -k` sends them."""
+    """The Deployment of an overlay and its ConfigMaps, as kustomize renders them."""
 
     project: Project
     manifest: Manifest
     config: list[Manifest]
     secrets: Path | None = None
-    """The directory of the files that a kubelet mounts from its Secret."""
+    """The directory with the files of its Secret."""
 
     @classmethod
     def production(cls, project: Project) -> "Deployment":
-        """Return that of the production overlay; raises `AssertionError` with kustomize's error."""
+        """Return that of the production overlay. Raises `AssertionError` if kustomize fails."""
         output = project.run("kubectl", "kustomize", "deploy/kubernetes/overlays/production").stdout
         manifests = list(yaml.safe_load_all(output))
-        [deployment] = [each for each in manifests if each["kind"] == "Deployment"]
-        return cls(project, deployment, [each for each in manifests if each["kind"] == "ConfigMap"])
+        [deployment] = [manifest for manifest in manifests if manifest["kind"] == "Deployment"]
+        config = [manifest for manifest in manifests if manifest["kind"] == "ConfigMap"]
+        return cls(project, deployment, config)
 
     def with_command(self, *command: str) -> "Deployment":
         """Return the same with another command of its container."""
@@ -66,22 +67,31 @@ class Deployment:
         manifest["spec"]["template"]["spec"]["containers"][0]["command"] = list(command)
         return replace(self, manifest=manifest)
 
+    def with_user(self, user: int, group: int) -> "Deployment":
+        """Return the same with other IDs of its user and group."""
+        manifest = copy.deepcopy(self.manifest)
+        ids = {"runAsUser": user, "runAsGroup": group}
+        manifest["spec"]["template"]["spec"]["securityContext"].update(ids)
+        return replace(self, manifest=manifest)
+
     def with_secrets(self, directory: Path, **values: str) -> "Deployment":
-        """The same, with files in a directory as a kubelet lays them out; call it again to change
-        them."""
-        made = directory / f"..{uuid.uuid4().hex}"
-        made.mkdir()
+        """Return the same with secret files, in the layout of a kubelet.
+
+        Another call with the same directory changes them.
+        """
+        version = directory / f"..{uuid.uuid4().hex}"
+        version.mkdir()
         for name, value in values.items():
-            (made / name).write_text(value)
+            (version / name).write_text(value)
             if not (directory / name).is_symlink():
                 (directory / name).symlink_to(f"..data/{name}")
-        (directory / "..data_tmp").symlink_to(made.name)
+        (directory / "..data_tmp").symlink_to(version.name)
         (directory / "..data_tmp").replace(directory / "..data")
         return replace(self, secrets=directory)
 
     @property
     def spec(self) -> Manifest:
-        """The template of its pods."""
+        """The pod template's spec."""
         spec: Manifest = self.manifest["spec"]["template"]["spec"]
         return spec
 
@@ -94,7 +104,7 @@ class Deployment:
 
     @property
     def port(self) -> int:
-        """Its address."""
+        """The port of its HTTP server."""
         [port] = [port for port in self.container["ports"] if port["name"] == "http"]
         return int(port["containerPort"])
 
@@ -109,19 +119,25 @@ class Deployment:
         return int(self.spec["terminationGracePeriodSeconds"])
 
     def pod(self, name: str) -> Manifest:
-        """The pod of that name, as a ReplicaSet makes it.
+        """Return the pod of that name, as a ReplicaSet makes it.
 
         Without what podman does otherwise than a kubelet: it would publish the ports on the host,
         and probe with a curl inside the container. It mounts no Secret: `secrets` takes its place.
+        Its volumes are named after the pod, because podman 4.3 shares an emptyDir between pods that
+        have the same name for it.
         """
         metadata = {**self.manifest["spec"]["template"]["metadata"], "name": name}
-        left_out = {"ports", "startupProbe", "readinessProbe", "livenessProbe"}
+        left_out = {"ports", "startupProbe", "readinessProbe", "livenessProbe", "volumeMounts"}
         container = {key: value for key, value in self.container.items() if key not in left_out}
-        mounted = {"hostPath": {"path": str(self.secrets)}} if self.secrets else {"emptyDir": {}}
-        volumes = [
-            {"name": volume["name"], **mounted} if "secret" in volume else volume
-            for volume in self.spec["volumes"]
+        container["volumeMounts"] = [
+            {**mount, "name": f"{name}-{mount['name']}"} for mount in self.container["volumeMounts"]
         ]
+        mounted = {"hostPath": {"path": str(self.secrets)}} if self.secrets else {"emptyDir": {}}
+        volumes = []
+        for volume in self.spec["volumes"]:
+            source = {key: value for key, value in volume.items() if key != "name"}
+            source = mounted if "secret" in source else source
+            volumes.append({"name": f"{name}-{volume['name']}", **source})
         spec = {**self.spec, "containers": [container], "volumes": volumes}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
@@ -133,38 +149,40 @@ class Pod:
     name: str
     container: Container
     pid: int
-    """Its first process, as the host numbers it."""
+    """The host's process ID of its first process."""
     port: int
 
     @property
     def namespace(self) -> Path:
-        """Its network namespace, while that process lives."""
+        """Its network namespace, which exists while that process runs."""
         return Path(f"/proc/{self.pid}/ns/net")
 
-    def get(self, path: str, **headers: str) -> Answer:
-        """GET, over a connection of its own; raises `OSError` when it doesn't answer."""
-        return self.ask("GET", path, **headers)
+    def get(self, path: str, **headers: str) -> HttpResponse:
+        """Send a GET request on a new connection. Raises `OSError` if there is no response."""
+        return self.request("GET", path, **headers)
 
-    def ask(self, method: str, path: str, body: str | None = None, **headers: str) -> Answer:
-        """As `get`, with any method."""
-        return self._ask(self.port, method, path, body, headers)
+    def request(
+        self, method: str, path: str, body: str | None = None, **headers: str
+    ) -> HttpResponse:
+        """Like `get`, with any method."""
+        return self._request(self.port, method, path, body, headers)
 
-    def get_from(self, port: int, path: str) -> Answer:
-        """As `get`, from one of its ports."""
-        return self._ask(port, "GET", path, None, {})
+    def get_from(self, port: int, path: str) -> HttpResponse:
+        """Like `get`, on another port."""
+        return self._request(port, "GET", path, None, {})
 
-    def _ask(
+    def _request(
         self, port: int, method: str, path: str, body: str | None, headers: dict[str, str]
-    ) -> Answer:
+    ) -> HttpResponse:
         with closing(http.client.HTTPConnection(network.LOOPBACK, port)) as connection:
             connection.sock = network.connect(port, self.namespace)
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, named, response.read())
+            return HttpResponse(response.status, named, response.read())
 
     def wait_until_ready(self) -> None:
-        """Return once it is ready; raises `AssertionError` with its log when it never is."""
+        """Wait until it is ready. Raises `AssertionError` with its log after a timeout."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             with suppress(OSError, http.client.HTTPException):
@@ -174,17 +192,17 @@ class Pod:
         raise AssertionError(f"not ready:\n{self.container.logs()}")
 
     def wait_for_log(self, text: str) -> None:
-        """Return once its log holds `text`; raises `AssertionError` when it never does."""
+        """Wait until its log contains `text`. Raises `AssertionError` after a timeout."""
         deadline = time.monotonic() + START_SECONDS
         while text not in (log := self.container.logs()):
             if time.monotonic() > deadline:
-                raise AssertionError(f"never said {text!r}:\n{log}")
+                raise AssertionError(f"no {text!r} in the log:\n{log}")
             time.sleep(0.05)
 
 
 @contextmanager
 def image(deployment: Deployment) -> Iterator[None]:
-    """Build the project's image, under the name that the manifest has for it, for the block."""
+    """Build the project's image, with the name in the manifest; delete it after the block."""
     project = deployment.project
     project.uv("lock", "--quiet")
     images.ensure_bases(project.path / "Dockerfile")
@@ -197,7 +215,7 @@ def image(deployment: Deployment) -> Iterator[None]:
 
 @contextmanager
 def run(deployment: Deployment) -> Iterator[Pod]:
-    """Start a pod and wait until it is ready; it is gone after the block."""
+    """Run a pod for the block, and wait until it is ready."""
     name = f"{deployment.manifest['metadata']['name']}-{uuid.uuid4().hex[:5]}"
     container = Container(f"{name}-{deployment.container['name']}")
     try:
@@ -211,21 +229,21 @@ def run(deployment: Deployment) -> Iterator[Pod]:
 
 
 def _play(manifests: list[Manifest]) -> None:
-    """Hand manifests to podman; raises `CommandFailed`."""
+    """Run manifests with podman. Raises `CommandFailed`."""
     with tempfile.NamedTemporaryFile("w") as config:
         config.write(CONTAINERS_CONF)
         config.flush()
-        done = subprocess.run(
+        result = subprocess.run(
             PLAY,
             env={**os.environ, "CONTAINERS_CONF": config.name},
             input=yaml.safe_dump_all(manifests),
             capture_output=True,
             text=True,
         )
-    if done.returncode:
-        raise CommandFailed(done.returncode, PLAY, done.stdout, done.stderr)
+    if result.returncode:
+        raise CommandFailed(result.returncode, PLAY, result.stdout, result.stderr)
 
 
 def _podman(*arguments: str) -> str:
-    done = subprocess.run([*PODMAN, *arguments], check=True, capture_output=True, text=True)
-    return done.stdout
+    result = subprocess.run([*PODMAN, *arguments], check=True, capture_output=True, text=True)
+    return result.stdout

@@ -1,4 +1,4 @@
-"""A PostgreSQL server, of a project's wheel, that a test starts, stops and pauses."""
+"""A PostgreSQL server from a project's virtual environment, which tests can stop and pause."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from pathlib import Path
 from .project import Project
 from .server import free_port
 
-# A server refuses to run as root.
+# PostgreSQL does not run as root.
 USER = "nobody" if os.geteuid() == 0 else None
 
 
@@ -32,14 +32,14 @@ class PostgreSQL:
         return self.url_of("postgres")
 
     def url_of(self, database: str) -> str:
-        """The address of a database."""
+        """Return the address of a database."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def run(self, program: str, *arguments: str) -> str:
-        """The output of one of its programs; raises `AssertionError` with it."""
+        """Run one of its programs; return its output. Raises `AssertionError` if it fails."""
         inside = ("nsenter", f"--net={self.namespace}") if self.namespace else ()
         user = ("setpriv", f"--reuid={USER}", "--clear-groups") if USER else ()
-        done = subprocess.run(
+        result = subprocess.run(
             [*inside, *user, str(self.binaries / program), *arguments],
             cwd="/",
             env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"},
@@ -48,11 +48,11 @@ class PostgreSQL:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        assert result.returncode == 0, result.stdout
+        return result.stdout
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start it, and wait until it accepts connections."""
         options = f"-p {self.port} -h 127.0.0.1 -k {self.data} -c fsync=off"
         log = str(self.data / "log")
         self.run("pg_ctl", "-D", str(self.data), "-w", "-l", log, "-o", options, "start")
@@ -80,7 +80,7 @@ class PostgreSQL:
                 os.kill(pid, signal.SIGCONT)
 
     def sql(self, statement: str, database: str = "postgres") -> list[str]:
-        """Run a statement; the rows of its result as psql writes them."""
+        """Run a statement and return the rows of its result in psql's format."""
         url = self.url_of(database)
         return self.run("psql", url, "-XAqtv", "ON_ERROR_STOP=1", "-c", statement).splitlines()
 

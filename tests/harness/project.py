@@ -1,4 +1,4 @@
-"""A rendered project, and the commands that its owner runs in it."""
+"""A rendered project, and commands in it."""
 
 import os
 import shutil
@@ -10,20 +10,26 @@ from pathlib import Path
 
 import yaml
 
+from .template import ROOT
+
 UV = shutil.which("uv", path=str(Path(sys.executable).parent)) or "uv"
 
-# Variables of this test run must not reach the project.
+# Shared by all projects: mypy identifies modules by content, not by path. One cache per worker of
+# the test run, because concurrent runs of mypy can't share one.
+MYPY_CACHE = ROOT / "build" / "mypy" / os.environ.get("PYTEST_XDIST_WORKER", "main")
+
+# Variables of this test run that must not affect the project.
 FOREIGN = ("VIRTUAL_ENV", "UV_PROJECT_ENVIRONMENT", "ENVIRONMENT", "WEB_CONCURRENCY")
 
 
 def find_python(version: str) -> str | None:
-    """The interpreter of that minor version on this machine, or None."""
+    """Return the interpreter of that minor version on this machine, or None."""
     command = [UV, "python", "find", "--no-project", "--system", "--no-python-downloads", version]
-    pyenv = sorted(map(str, Path.home().glob(".pyenv/versions/*/bin")))  # uv doesn't look there
+    pyenv = sorted(map(str, Path.home().glob(".pyenv/versions/*/bin")))  # uv does not search there
     path = os.pathsep.join([os.environ["PATH"], *pyenv])
     environment = {**os.environ, "PATH": path}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return found.stdout.strip() if found.returncode == 0 else None
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,16 @@ class Project:
         return self.answers["package_name"]
 
     def variables(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The environment variables that its commands see."""
+        """Return the environment variables that its commands see."""
         clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-        return {**clean, "UV_PYTHON": self.python, **self.environment, **(extra or {})}
+        own = {"UV_PYTHON": self.python, "MYPY_CACHE_DIR": str(MYPY_CACHE)}
+        return {**clean, **own, **self.environment, **(extra or {})}
 
     def run(
         self, *command: str, env: Mapping[str, str] | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the project; a failure raises `AssertionError` with its output."""
-        done = subprocess.run(
+        """Run a command in the project. Raises `AssertionError` with its output if it fails."""
+        result = subprocess.run(
             command,
             cwd=self.path,
             env=self.variables(env),
@@ -61,14 +68,14 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        if check and done.returncode:
-            raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}")
-        return done
+        if check and result.returncode:
+            raise AssertionError(f"{' '.join(command)}: exit {result.returncode}\n{result.stdout}")
+        return result
 
     def uv(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run uv in the project."""
         return self.run(UV, *arguments, check=check)
 
     def program(self, name: str) -> str:
-        """The path of a program in its virtual environment."""
+        """Return the path of a program in its virtual environment."""
         return str(self.path / ".venv" / "bin" / name)

@@ -27,7 +27,7 @@ FUNCTION = re.compile(r"[a-z_]+\s*\(")
 
 
 def missing_tools() -> list[str]:
-    """Return what is not installed."""
+    """Return the missing programs."""
     return [tool for tool in ("prometheus", "promtool") if shutil.which(tool) is None]
 
 
@@ -49,16 +49,18 @@ class Prometheus:
     def _get(self, what: str, **parameters: str) -> dict[str, Any]:
         query = urllib.parse.urlencode(parameters)
         url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{query}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            data: dict[str, Any] = json.load(answer)["data"]
+        with urllib.request.urlopen(url, timeout=10) as response:
+            data: dict[str, Any] = json.load(response)["data"]
             return data
 
 
 @contextmanager
 def scraping(configuration: Mapping[str, object], directory: Path) -> Iterator[Prometheus]:
-    """Start one in an empty directory, once a second; wait until it is ready."""
-    every = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    (directory / "prometheus.yml").write_text(yaml.safe_dump({"global": every, **configuration}))
+    """Run Prometheus in an empty directory, at one-second intervals, and wait until ready."""
+    intervals = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    (directory / "prometheus.yml").write_text(
+        yaml.safe_dump({"global": intervals, **configuration})
+    )
     port = free_port()
     log = directory / "log"
     with log.open("wb") as output:
@@ -83,7 +85,7 @@ def scraping(configuration: Mapping[str, object], directory: Path) -> Iterator[P
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return once it answers; raises `AssertionError` with its log when it ends instead."""
+    """Wait until it is ready. Raises `AssertionError` with its log if it is not."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -97,11 +99,11 @@ def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> 
 
 def promtool(*arguments: str | Path) -> str:
     """Return the findings of promtool; "" for none."""
-    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
-    return done.stdout + done.stderr if done.returncode else ""
+    result = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
+    return result.stdout + result.stderr if result.returncode else ""
 
 
-# ── What an expression asks for ───────────────────────────────────────────────────────────────
+# ── Expressions ───────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,11 @@ class Expression:
     @property
     def selectors(self) -> list[str]:
         """Each `name{…}`."""
-        return [found[0] for found in SELECTOR.finditer(self.text)]
+        return [match[0] for match in SELECTOR.finditer(self.text)]
 
     @property
     def metrics(self) -> dict[str, set[str]]:
-        """The metrics, and the labels that are asked of each."""
+        """The metrics, with the labels in their selectors."""
         found: dict[str, set[str]] = {}
         for name, matchers in SELECTOR.findall(self.text):
             labels = re.findall(r"\w+", re.sub(r"[=!~]+" + STRING.pattern, "", matchers))
@@ -133,7 +135,7 @@ class Expression:
 
     @property
     def bare(self) -> set[str]:
-        """What might be a metric without a selector."""
+        """Names that may be metrics without a selector."""
         text = self.text
         for known in (GROUPING, SELECTOR, RANGE, STRING, FUNCTION):
             text = known.sub(" ", text)

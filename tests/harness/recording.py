@@ -1,6 +1,6 @@
-"""The picture of `copier copy`: what it asks and prints, from a real run in a terminal.
+"""The picture of `copier copy` in a terminal, from a real run.
 
-`python -m tests.harness.recording` makes it.
+`python -m tests.harness.recording` writes it.
 """
 
 import fcntl
@@ -43,31 +43,31 @@ STYLE = """
   }
 """
 COLOURS = {"ffaf00": "answer", "green": "green"}
-"""Of the terminal, as they can be read on both backgrounds; other ones are left out."""
+"""CSS classes of terminal colours, readable on both backgrounds; others are omitted."""
 
 Line = list[Char]
 
 
 class Terminal(pyte.Screen):
-    """A terminal screen that answers prompt_toolkit's query for the cursor position."""
+    """A terminal screen that responds to prompt_toolkit's query for the cursor position."""
 
     def __init__(self, keyboard: int) -> None:
         super().__init__(COLUMNS, ROWS)
         self.keyboard = keyboard
 
     def write_process_input(self, data: str) -> None:
-        """Send an answer to the program."""
+        """Send input to the program."""
         os.write(self.keyboard, data.encode())
 
 
 ASKED = (True, "{{ deployment == 'kubernetes' }}")
-"""The `ask` of what is asked with the first choices: Kubernetes, and no database."""
+"""Values of `ask` of the questions shown with the first choices: Kubernetes, no database."""
 
 
 def run(template: Path, directory: Path) -> Terminal:
     """Copy the template like a user who enters a name and accepts the defaults.
 
-    Raises `AssertionError` with the screen when it isn't all asked, or fails.
+    Raises `AssertionError` with the screen if a question is missing or the copy fails.
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
@@ -84,22 +84,22 @@ def run(template: Path, directory: Path) -> Terminal:
     os.close(theirs)
     screen = Terminal(ours)
     stream = pyte.ByteStream(screen)
-    asked = [
+    remaining = [
         str(question["help"])
         for question in questions(template).values()
         if "help" in question and question.get("ask", True) in ASKED
     ]
-    answers = [NAME] + [""] * (len(asked) - 1)
+    answers = [NAME] + [""] * (len(remaining) - 1)
     for output in printed(ours):
         stream.feed(output)
-        if asked and asked[0] in "\n".join(screen.display):
-            asked.pop(0)
+        if remaining and remaining[0] in "\n".join(screen.display):
+            remaining.pop(0)
             os.write(ours, answers.pop(0).encode() + b"\r")
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=10)
     process.kill()
     os.close(ours)
-    assert (process.wait(), asked) == (0, []), "\n".join(screen.display).rstrip()
+    assert (process.wait(), remaining) == (0, []), "\n".join(screen.display).rstrip()
     return screen
 
 
@@ -116,7 +116,7 @@ def printed(terminal: int) -> Iterator[bytes]:
 
 
 def shown(screen: Terminal) -> list[Line]:
-    """The lines of the picture: of the files one, and no version, which each release changes."""
+    """Return the lines of the picture: one of the files, and no version, which changes."""
     lines = [[Char(letter) for letter in COMMAND]]
     for row in range(screen.cursor.y):
         line = [screen.buffer[row][column] for column in range(COLUMNS)]
@@ -134,7 +134,7 @@ def shown(screen: Terminal) -> list[Line]:
 
 
 def draw(lines: list[Line]) -> str:
-    """An SVG of them, for a light and a dark page."""
+    """Return an SVG of the lines, for light and dark pages."""
     width, height = round(COLUMNS * LETTER) + 24, len(lines) * LINE + 24
     texts = []
     for row, line in enumerate(lines):
@@ -152,7 +152,7 @@ def draw(lines: list[Line]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
         ' role="img">\n'
-        f"<title>What copier copy asks, and what it prints</title>\n<style>{STYLE}</style>\n"
+        f"<title>Questions and output of copier copy</title>\n<style>{STYLE}</style>\n"
         f'<rect x="1" y="1" width="{width - 2}" height="{height - 2}" rx="6"/>\n'
         + "\n".join(texts)
         + "\n</svg>\n"
@@ -160,12 +160,12 @@ def draw(lines: list[Line]) -> str:
 
 
 def record(directory: Path) -> str:
-    """The picture; the template and the service come into an empty directory."""
+    """Return the picture; `directory` is empty and gets the template and the service."""
     return draw(shown(run(snapshot(directory / "template"), directory)))
 
 
 def main() -> None:
-    """Write it."""
+    """Write the picture."""
     with TemporaryDirectory() as directory:
         PICTURE.write_text(record(Path(directory)))
 

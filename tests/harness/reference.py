@@ -1,6 +1,6 @@
-"""Writes the generated pages of docs/reference from the sources and from running services.
+"""Write the generated pages of docs/reference from the sources and from running services.
 
-`python -m tests.harness.reference` writes it. It renders a service for each target and runs it.
+`python -m tests.harness.reference` renders a service for each target and runs it.
 """
 
 import json
@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 
 from .ownership import owner
 from .project import Project
-from .server import Answer, free_port, serve
+from .server import HttpResponse, free_port, serve
 from .template import ROOT, TARGETS, questions, render, snapshot
 
 REFERENCE = ROOT / "docs/reference"
@@ -49,28 +49,28 @@ async def read_one(socket: WebSocket) -> None:
 """
 
 FIELDS = {
-    "timestamp": "when, UTC, RFC 3339",
-    "level": "`debug` to `critical`; of a request `info`, and `warning` from 500 on",
-    "logger": "which logger of Python's `logging`; of a request the module that wrote it",
-    "event": "what happened; `request` and `websocket` are the one line of each when it ends",
-    "method": "of the request; `other` for one that HTTP does not name",
-    "route": "as it was declared, `/orders/{id}`; `unmatched` for none",
-    "status": "of the answer; of a WebSocket that of its handshake, 101 once it was accepted",
-    "close_code": "of a WebSocket, 1006 without a close frame; null for a refused handshake",
-    "duration_ms": "from the headers of the request to the end of the answer, or of the WebSocket",
-    "bytes": "of the body as it was sent, compressed or not",
-    "client": "the address of the client; null if it is unknown",
-    "request_id": "as in the header `X-Request-ID` of the answer and in its problem",
-    "trace_id": "of the trace: the one of `traceparent`, or with `traces` its own",
-    "span_id": "with `traces`: the request's span",
-    "exception": "the traceback, secrets masked",
-    "stack": "where it was logged, when `stack_info` asks for it",
+    "timestamp": "time of the event, UTC, RFC 3339",
+    "level": "`debug` to `critical`; for requests `info`, or `warning` for status 500 and above",
+    "logger": "name of the Python logger; for requests, the module that writes the line",
+    "event": "the message; `request` or `websocket` for the line that is written when one ends",
+    "method": "HTTP method; `other` if it is not a standard method",
+    "route": "path of the route as declared, such as `/orders/{id}`; `unmatched` if none matches",
+    "status": "status of the response; for a WebSocket that of the handshake, 101 if accepted",
+    "close_code": "close code of the WebSocket; 1006 without a close frame, null if refused",
+    "duration_ms": "time from the request headers to the end of the response or WebSocket",
+    "bytes": "size of the response body as sent, after compression",
+    "client": "address of the client; null if unknown",
+    "request_id": "request ID, as in the response header `X-Request-ID` and in problem details",
+    "trace_id": "trace ID of `traceparent`; with `traces`, that of the request's span",
+    "span_id": "with `traces`: ID of the request's span",
+    "exception": "traceback, secrets masked",
+    "stack": "call stack, for `stack_info=True` and for a request cancelled at its deadline",
 }
-"""What the log says: a field that is missing here, or never seen, stops the writing."""
+"""Descriptions of log fields; an undocumented or never seen field is an error."""
 
 
 def pages(directory: Path) -> dict[str, str]:
-    """Every page by its name; services and their logs come into an empty directory."""
+    """Return the pages by name; `directory` is empty and gets the services and their logs."""
     template = snapshot(directory / "template")
     services = {}
     for target in TARGETS:
@@ -92,7 +92,7 @@ def pages(directory: Path) -> dict[str, str]:
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table of Markdown, its cells as they are but for the bars in them."""
+    """Return a Markdown table; bars in cells are escaped."""
     lines = [head, ("---",) * len(head), *rows]
     return "".join(
         f"| {' | '.join(c.replace('|', chr(92) + '|') for c in row)} |\n" for row in lines
@@ -100,7 +100,7 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def code(value: object) -> str:
-    """A value as it is typed; nothing for none."""
+    """Return a value as inline code; an empty string for None or an empty one."""
     return "" if value in (None, "") else f"`{value}`"
 
 
@@ -108,13 +108,14 @@ def code(value: object) -> str:
 
 
 def questions_page() -> str:
-    """What `copier copy` asks, in its order."""
-    asked = {n: q for n, q in questions().items() if q.get("when") is not False}
+    """Return the questions of `copier copy`, in order."""
+    visible = {n: q for n, q in questions().items() if q.get("when") is not False}
     text = (
-        "# Questions\n\nWhat `copier copy` asks, and `-d NAME=VALUE` answers. Names and values\n"
-        "are a public API: they don't change without a migration.\n"
+        "# Questions\n\n"
+        "The questions of `copier copy`. `-d NAME=VALUE` answers one on the command\n"
+        "line. Names and values are a public API: they do not change without a migration.\n"
     )
-    for name, question in asked.items():
+    for name, question in visible.items():
         text += f"\n## `{name}`\n\n{question['help']}\n\n"
         text += table(("", ""), _facts(question))
     return text
@@ -130,16 +131,19 @@ def _facts(question: dict[str, Any]) -> Iterator[tuple[str, str]]:
     else:
         yield "type", code(question["type"])
     default = question.get("default")
-    yield "default", _default(default) if default is not None else "none: it must be answered"
+    if question.get("ask") is False:
+        yield "asked", "never: Copier computes and stores it"
+    else:
+        yield "default", _default(default) if default is not None else "none, an answer is required"
     if complaint := _complaint(question.get("validator", "")):
         yield "accepts", complaint
     if condition := question.get("ask"):
         [(name, value)] = re.findall(r"(\w+) == '(\w+)'", condition)
-        yield "asked for", code(value if name == "deployment" else f"{name}={value}")
+        yield "asked if", code(f"{name}={value}")
 
 
 def _default(default: object) -> str:
-    """A default; of one that follows from other answers, an example."""
+    """Return a default; of one that follows from other answers, an example."""
     if not isinstance(default, str) or "{{" not in default:
         return code(str(default).lower() if isinstance(default, bool) else default)
     values = {"project_name": "Orders API", "project_slug": "orders-api"}
@@ -147,9 +151,9 @@ def _default(default: object) -> str:
 
 
 def _complaint(validator: str) -> str:
-    """The first line that a validator answers with."""
-    said = re.findall(r"%}((?:(?!%}|{%).)+){%", validator, re.DOTALL)
-    lines = [" ".join(line.split()) for line in said if line.strip()]
+    """Return the first line that a validator answers with."""
+    output = re.findall(r"%}((?:(?!%}|{%).)+){%", validator, re.DOTALL)
+    lines = [" ".join(line.split()) for line in output if line.strip()]
     return lines[0] if lines else ""
 
 
@@ -157,7 +161,7 @@ def _complaint(validator: str) -> str:
 
 
 def settings_page(services: dict[str, Project], with_database: Project) -> str:
-    """Return the variables of the environment, with what `.env.example` says of them."""
+    """Return the environment variables, with their comments in `.env.example`."""
     service, *_ = services.values()
     schema = schema_of(service, "serving", "ServingSettings")
     of_database = {
@@ -166,14 +170,15 @@ def settings_page(services: dict[str, Project], with_database: Project) -> str:
         if name not in schema
     }
     text = (
-        "# Settings\n\nVariables of the environment, from `serving/settings.py`. A value that is\n"
-        "not accepted stops the start with a line. `python -m PACKAGE.serving` prints\n"
-        "those in effect.\n\n"
+        "# Settings\n\n"
+        "The environment variables of `serving/settings.py`. With an invalid value the\n"
+        "service does not start, and prints one line that names the variable.\n"
+        "`python -m PACKAGE.serving` prints the values in effect.\n\n"
     )
     text += settings_table(schema, service)
     text += f"\nWith {WITH_DATABASE}, from `serving/database/settings.py`:\n\n"
     text += settings_table(of_database, with_database)
-    text += "\nThe server reads by itself, with these defaults:\n"
+    text += "\nOther variables that the server reads, with their defaults:\n"
     for target, service in services.items():
         printed = service.run(service.program("python"), "-m", f"{service.package}.serving").stdout
         own = {name.upper() for name in schema}
@@ -185,7 +190,7 @@ def settings_page(services: dict[str, Project], with_database: Project) -> str:
 
 
 def schema_of(service: Project, module: str, name: str) -> dict[str, dict[str, Any]]:
-    """Return the fields of a class of settings, as JSON Schema has them."""
+    """Return the fields of a settings class as JSON Schema."""
     program = SCHEMA.format(package=service.package, module=module, name=name)
     printed = service.run(service.program("python"), "-c", program).stdout
     fields: dict[str, dict[str, Any]] = json.loads(printed)
@@ -195,11 +200,11 @@ def schema_of(service: Project, module: str, name: str) -> dict[str, dict[str, A
 def settings_table(schema: dict[str, dict[str, Any]], service: Project) -> str:
     """Return the table of some settings."""
     example = re.sub(r"^.*?\n\n", "", (service.path / ".env.example").read_text(), flags=re.DOTALL)
-    told: dict[str, str] = {}
+    comments: dict[str, str] = {}
     comment = ""
     for line in example.splitlines():
-        if found := re.match(r"#?(\w+)=", line):
-            told[found[1].lower()] = comment
+        if match := re.match(r"#?(\w+)=", line):
+            comments[match[1].lower()] = comment
         else:
             comment = line.removeprefix("# ") if line else ""
     rows = [
@@ -207,15 +212,15 @@ def settings_table(schema: dict[str, dict[str, Any]], service: Project) -> str:
             code(name.upper()),
             _written(field.get("default")),
             "; ".join(_accepted(field)),
-            told[name],
+            comments[name],
         )
         for name, field in schema.items()
     ]
-    return table(("variable", "default", "accepts", "what"), rows)
+    return table(("variable", "default", "accepts", "description"), rows)
 
 
 def _workers(target: str) -> str:
-    return r"\1=1" if target == "kubernetes" else r"\1=one for each CPU that has the memory for it"
+    return r"\1=1" if target == "kubernetes" else r"\1=one per usable CPU, as far as memory allows"
 
 
 def _accepted(field: dict[str, Any]) -> Iterator[str]:
@@ -225,19 +230,19 @@ def _accepted(field: dict[str, Any]) -> Iterator[str]:
         elif "enum" in kind:
             yield ", ".join(map(code, kind["enum"]))
         elif kind["type"] == "array":
-            yield "names, with commas between them"
+            yield "comma-separated list"
         elif kind["type"] == "boolean":
             yield "`true` or `false`"
         elif kind["type"] in ("integer", "number"):
             bounds = {
-                "minimum": "from {}",
-                "exclusiveMinimum": "more than {}",
-                "maximum": "up to {}",
+                "minimum": "at least {}",
+                "exclusiveMinimum": "greater than {}",
+                "maximum": "at most {}",
             }
             limits = [words.format(f"{kind[k]:g}") for k, words in bounds.items() if k in kind]
-            yield " ".join(["a whole number" if kind["type"] == "integer" else "a number", *limits])
+            yield ", ".join([kind["type"], *limits])
         elif kind["type"] == "string":
-            yield "text"
+            yield "string"
 
 
 def _written(default: object) -> str:
@@ -246,7 +251,7 @@ def _written(default: object) -> str:
     return code(f"{default:g}" if isinstance(default, float) else default)
 
 
-# ── Metrics and the log: as they are seen ─────────────────────────────────────────────────────
+# ── Metrics and the log, from running services ────────────────────────────────────────────────
 
 
 def observed(service: Project) -> tuple[str, list[dict[str, Any]]]:
@@ -269,8 +274,8 @@ def observed(service: Project) -> tuple[str, list[dict[str, Any]]]:
             socket.send("done")
         server.wait_for_log('"exception"')
         server.wait_for_log('"event":"websocket"')
-        answer: Answer = type(server)(server.process, port, log).get("/metrics")
-        return answer.body.decode(), server.events
+        response: HttpResponse = type(server)(server.process, port, log).get("/metrics")
+        return response.body.decode(), server.events
 
 
 def metrics_page(scrapes: dict[str, str], with_database: str) -> str:
@@ -286,13 +291,13 @@ def metrics_page(scrapes: dict[str, str], with_database: str) -> str:
         for (name, kind, labels, what), targets in where.items()
     ]
     return (
-        "# Metrics\n\n`GET /metrics` on port 9090, as Prometheus reads them: from a scrape of each"
-        " target.\n\n" + table(("name", "type", "labels", "what", "where"), rows)
+        "# Metrics\n\nThe metrics of `GET /metrics` on port 9090, from a scrape of each target.\n\n"
+        + table(("name", "type", "labels", "description", "available with"), rows)
     )
 
 
 def families(scrape: str) -> Iterator[tuple[str, str, str, str]]:
-    """The name, type, labels and help of what a scrape holds; not when something was made."""
+    """Yield name, type, labels and help of the metrics in a scrape, without `_created`."""
     for name, what, kind in re.findall(r"^# HELP (\S+) (.*)\n# TYPE \1 (\w+)$", scrape, re.M):
         if name.endswith("_created"):
             continue
@@ -306,13 +311,13 @@ def families(scrape: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def log_page(lines: list[dict[str, Any]]) -> str:
-    """The fields of a request's line, of a WebSocket's, and of all others."""
+    """Return the fields of a request's line, of a WebSocket's, and of all others."""
     requests = [line for line in lines if line["event"] == "request"]
     sockets = [line for line in lines if line["event"] == "websocket"]
     others = [line for line in lines if line["event"] not in ("request", "websocket")]
     seen = {name for line in lines for name in line}
     if seen != FIELDS.keys():
-        raise ValueError(f"told or seen, not both: {', '.join(sorted(seen ^ FIELDS.keys()))}")
+        raise ValueError(f"documented or seen, not both: {', '.join(sorted(seen ^ FIELDS.keys()))}")
     rows = [
         (
             code(name),
@@ -325,13 +330,13 @@ def log_page(lines: list[dict[str, Any]]) -> str:
         for name, what in FIELDS.items()
     ]
     return (
-        "# The log\n\nOne JSON object a line on standard output, in staging and production.\n"
-        "Names in `LOG_MASKED` show no value. What a call gives as `extra` is a field of its\n"
-        "line, too.\n\n" + table(("field", "request", "WebSocket", "others", "type", "what"), rows)
+        "# The log\n\nIn staging and production, each line on standard output is a JSON object.\n"
+        "Values of the names in `LOG_MASKED` are masked. `extra` of a logging call adds fields.\n\n"
+        + table(("field", "request", "WebSocket", "other lines", "type", "description"), rows)
     )
 
 
-JSON = {str: "text", int: "number", float: "number", type(None): "null"}
+JSON = {str: "string", int: "number", float: "number", type(None): "null"}
 
 
 def _presence(name: str, lines: list[dict[str, Any]]) -> str:
@@ -343,7 +348,7 @@ def _presence(name: str, lines: list[dict[str, Any]]) -> str:
 
 
 def files_page() -> str:
-    """Return each path of a service, with its owner by docs/reference/ownership.md."""
+    """Return each path of a service, with its owner from docs/reference/ownership.md."""
     paths = {
         target: (ROOT / f"tests/manifest/{target}.txt").read_text().splitlines()
         for target in TARGETS
@@ -355,8 +360,9 @@ def files_page() -> str:
         only = "" if len(targets) == len(TARGETS) else code(targets[0])
         rows.append((code(shown), only, owner(path, "zebra_9_ledger")))
     return (
-        "# Files\n\nEvery file of a service that answers with the defaults, and"
-        " [its owner](ownership.md).\n\n" + table(("path", "only on", "owner"), rows)
+        "# Files\n\n"
+        "The files of a service with the default answers, and [their owners](ownership.md).\n\n"
+        + table(("path", "only on", "owner"), rows)
     )
 
 

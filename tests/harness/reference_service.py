@@ -1,4 +1,4 @@
-"""The reference service of `tests/reference/`, put into a rendered project as its team would."""
+"""The reference service of `tests/reference/`, copied into a rendered project."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "__pycache__", ".*_cache")
 
 
 def graft(project: Project, directory: Path) -> Project:
-    """Copy a rendered project and make it the reference service, dependencies added and locked."""
+    """Return a copy of a rendered project with the reference service, its dependencies locked."""
     shutil.copytree(project.path, directory, ignore=LEFT_OUT)
     grafted = Project(directory, project.python, project.environment)
     write(grafted)
@@ -20,7 +20,7 @@ def graft(project: Project, directory: Path) -> Project:
 
 
 def write(project: Project) -> list[str]:
-    """Make a project the reference service, dependencies added and locked; its source files."""
+    """Write the reference service to a project, lock its dependencies; return the files written."""
     answers = project.answers
     names = {
         'metadata("ledger")': f'metadata("{answers["project_slug"]}")',

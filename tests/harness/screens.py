@@ -1,6 +1,6 @@
 """Pages in Chromium: checked as rendered, with a screenshot of each that fails.
 
-Needs Debian's chromium, Google's Chrome, or what `playwright install chromium` brings.
+Requires Debian's chromium, Google Chrome, or `playwright install chromium`.
 """
 
 import shutil
@@ -50,20 +50,20 @@ UNREADABLE = """([backdrop, width]) => {
     const words = (node) => node.nodeType === Node.TEXT_NODE && node.data.trim()
     const scale = width / document.documentElement.viewBox.baseVal.width
     return [...document.querySelectorAll("text, tspan")].flatMap((text) => {
-        const said = [...text.childNodes].filter(words).map((node) => node.data).join("")
-        if (!said) return []
+        const content = [...text.childNodes].filter(words).map((node) => node.data).join("")
+        if (!content) return []
         const box = text.getBoundingClientRect()
         const behind = document.elementsFromPoint(box.x + box.width / 2, box.y + box.height / 2)
             .find((element) => !element.matches("svg, text, tspan") && fill(element) !== "none")
         const ratio = contrast(fill(text), behind ? fill(behind) : backdrop)
         const size = scale * parseFloat(getComputedStyle(text).fontSize)
         return [
-            ...ratio < 4.5 ? [`a contrast of ${ratio.toFixed(1)}: ${said}`] : [],
-            ...size < 9 ? [`letters of ${size.toFixed(1)} px: ${said}`] : [],
+            ...ratio < 4.5 ? [`a contrast of ${ratio.toFixed(1)}: ${content}`] : [],
+            ...size < 9 ? [`letters of ${size.toFixed(1)} px: ${content}`] : [],
         ]
     })
 }"""
-"""Of a picture that is `width` pixels wide on a page of that colour. 4.5 is WCAG's AA."""
+"""For a picture of `width` pixels on a page of that colour. 4.5 is the contrast of WCAG AA."""
 
 
 class NoBrowserError(Exception):
@@ -72,7 +72,7 @@ class NoBrowserError(Exception):
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A Chromium without a screen; raises `NoBrowserError`."""
+    """Yield a Chromium without a screen; raises `NoBrowserError`."""
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as driver:
         try:
@@ -112,59 +112,59 @@ VIEWS = [
 
 @dataclass
 class Visit:
-    """A browser session that opens one page after the other."""
+    """A browser session that opens pages one after another."""
 
     context: BrowserContext
     root: str
     """The site's address; a request to another is a finding."""
     page: Page = field(init=False)
-    said: list[str] = field(init=False, default_factory=list)
+    messages: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.page = self.context.new_page()
         self.page.on("console", self.console)
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.on("requestfailed", self.failed)
         self.page.on("request", self.request)
 
     def console(self, line: ConsoleMessage) -> None:
         """Record an error of the console, including failed responses."""
         if line.type == "error":
-            self.said.append(f"{line.text} ({line.location['url']})")
+            self.messages.append(f"{line.text} ({line.location['url']})")
 
     def failed(self, request: Request) -> None:
         """Record a failed request, except those that navigation cancels."""
         if request.failure != "net::ERR_ABORTED":
-            self.said.append(f"not had: {request.url}")
+            self.messages.append(f"failed request: {request.url}")
 
     def request(self, request: Request) -> None:
         """Record requests to other addresses."""
         if not request.url.startswith((self.root, "data:")):
-            self.said.append(f"from elsewhere: {request.url}")
+            self.messages.append(f"request to another site: {request.url}")
 
     def findings(self, path: str) -> list[str]:
         """Return the faults of a page in this view."""
-        self.said.clear()
+        self.messages.clear()
         self.page.goto(self.root + path)
-        found = ["wider than the screen"] if self.page.evaluate(OVERFLOWS) else []
+        faults = ["wider than the screen"] if self.page.evaluate(OVERFLOWS) else []
         for violation in (
             Axe().run(self.page, context="article", options=AXE).response["violations"]
         ):
             places = [" ".join(node["target"]) for node in violation["nodes"]]
-            found.append(f"{violation['help']}: {', '.join(places)}")
+            faults.append(f"{violation['help']}: {', '.join(places)}")
         images = self.page.evaluate(IMAGES)
-        found += self.said  # before other pages are opened
+        faults += self.messages  # before other pages are opened
         for address, shown, width, backdrop in images:
             name = address.removeprefix(self.root)
             if not shown:
-                found.append(f"{name} does not show")
+                faults.append(f"{name} does not show")
             elif name.endswith(".svg"):
                 words = self.unreadable(address, width, backdrop)
-                found += [f"{name} has {what}" for what in words]
-        return found
+                faults += [f"{name} has {what}" for what in words]
+        return faults
 
     def unreadable(self, picture: str, width: int, backdrop: str) -> list[str]:
-        """The words of an SVG that can't be read where it stands."""
+        """Return the unreadable texts of an SVG at its size and on its background."""
         page = self.context.new_page()
         page.set_viewport_size({"width": 2000, "height": 2000})  # else elements are not hit
         page.goto(picture)

@@ -1,4 +1,4 @@
-"""A rendered project under its real server, started as its image or its unit starts it."""
+"""A rendered project's server, started as in the image or the unit."""
 
 import http.client
 import importlib.util
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,20 @@ from .project import Project
 
 START_SECONDS = 30
 
+# Each worker of pytest has its own ports, in turn: two workers could find the same port free. A
+# service's own tests use those from 20,000 on.
+_PORTS = 1_250
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+_used = count(random.randrange(_PORTS))
+
 
 def free_port() -> int:
-    """Return a free TCP port of 127.0.0.1.
+    """Return a free TCP port of 127.0.0.1, another one on each call.
 
-    From below those that the kernel gives away, which would be another's before it is used.
+    Outside the ephemeral range, from which the kernel could assign it before it is used.
     """
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = 10_000 + _worker * _PORTS + next(_used) % _PORTS
         with socket.socket() as free, suppress(OSError):
             free.bind(("127.0.0.1", port))
             return port
@@ -35,7 +42,7 @@ def free_port() -> int:
 def start_command(
     project: Project, application: str, port: int
 ) -> tuple[list[str], dict[str, str]]:
-    """Return the command and the environment, from the project's own tests."""
+    """Return the command and environment of the server, from the project's own tests."""
     spec = importlib.util.spec_from_file_location("start", project.path / "tests/serving/start.py")
     assert spec
     assert spec.loader
@@ -46,8 +53,8 @@ def start_command(
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A response: its status, its headers by lower-case name, and its body as it was sent."""
+class HttpResponse:
+    """A response: status, headers by lower-case name, and the body as transferred."""
 
     status: int
     headers: dict[str, str]
@@ -56,7 +63,7 @@ class Answer:
 
 @dataclass
 class Server:
-    """A started server."""
+    """A running server."""
 
     process: subprocess.Popen[bytes]
     port: int
@@ -69,8 +76,8 @@ class Server:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """Its log in production; raises `ValueError` for a line that is not JSON."""
-        whole, _, _ = self.log.rpartition("\n")  # the last may still be on its way
+        """Its log lines as JSON. Raises `ValueError` for a line that is not JSON."""
+        whole, _, _ = self.log.rpartition("\n")  # the last line may be incomplete
         return [json.loads(line) for line in whole.splitlines()]
 
     @property
@@ -78,25 +85,25 @@ class Server:
         """The lines of its requests."""
         return [event for event in self.events if event["event"] == "request"]
 
-    def get(self, path: str, **headers: str) -> Answer:
-        """GET, over a connection of its own; raises `OSError` when it doesn't answer."""
-        return self.ask("GET", path, **headers)
+    def get(self, path: str, **headers: str) -> HttpResponse:
+        """Send a GET request on a new connection. Raises `OSError` if there is no response."""
+        return self.request("GET", path, **headers)
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """As `get`; a body that is an iterable of bytes is sent in chunks."""
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> HttpResponse:
+        """Like `get`, with any method; an iterable body is sent in chunks."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             named = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, named, response.read())
+            return HttpResponse(response.status, named, response.read())
         finally:
             connection.close()
 
     def wait_until_ready(self, path: str = "/health/ready") -> None:
-        """Return once that path is answered with 200.
+        """Wait until `path` returns 200.
 
-        Raises `AssertionError` with its log when it ends instead, or takes too long.
+        Raises `AssertionError` with its log if it exits or after a timeout.
         """
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -108,15 +115,15 @@ class Server:
         raise AssertionError(f"not ready:\n{self.log}")
 
     def wait_for_log(self, text: str) -> None:
-        """Return once its log holds `text`; raises `AssertionError` when it never does."""
+        """Wait until its log contains `text`. Raises `AssertionError` after a timeout."""
         deadline = time.monotonic() + START_SECONDS
         while text not in self.log:
             if time.monotonic() > deadline:
-                raise AssertionError(f"never said {text!r}:\n{self.log}")
+                raise AssertionError(f"no {text!r} in the log:\n{self.log}")
             time.sleep(0.02)
 
     def stop(self, sign: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
-        """Signal its first process and return the exit code."""
+        """Send a signal to its first process and return the exit code."""
         self.process.send_signal(sign)
         return self.process.wait(timeout)
 

@@ -15,9 +15,11 @@ from .reference_service import LEFT_OUT, graft
 ROUTES = """
 import asyncio  # noqa: E402
 import os  # noqa: E402
+from collections.abc import AsyncIterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from fastapi import Request, WebSocket  # noqa: E402
+from fastapi.responses import StreamingResponse  # noqa: E402
 
 VERSION = "1"
 
@@ -36,6 +38,21 @@ async def worker() -> int:
 async def hold(seconds: float) -> int:
     await asyncio.sleep(seconds)
     return os.getpid()
+
+
+@app.get("/stream")
+async def stream(seconds: float) -> StreamingResponse:
+    async def parts() -> AsyncIterator[str]:
+        for part in range(10):
+            await asyncio.sleep(seconds / 10)
+            yield f"{part}\\n"
+
+    return StreamingResponse(parts())
+
+
+@app.get("/allocate")
+async def allocate(mebibytes: int) -> int:
+    return len(b"x" * (mebibytes * 2**20))
 
 
 @app.get("/where")
@@ -86,54 +103,54 @@ LOAD_SECONDS = 300
 
 @dataclass(frozen=True)
 class Service:
-    """A checkout on a machine, as `deploy` finds it on a host."""
+    """A checkout of a service on a machine."""
 
     machine: Machine
     slug: str
     package: str
     path: str
-    """Its directory there."""
+    """The path of the checkout on the machine."""
 
     @property
     def unit(self) -> str:
         return f"{self.slug}.service"
 
     def deploy(self, *options: str, check: bool = True) -> tuple[int, list[str]]:
-        """Run its deploy script there; return its exit status and the lines of its output."""
-        done = self.machine.run(f"{self.path}/deploy/vm/deploy", *options, check=check)
-        return done.returncode, done.stdout.splitlines()
+        """Run its deploy script; return the exit status and the lines of its output."""
+        result = self.machine.run(f"{self.path}/deploy/vm/deploy", *options, check=check)
+        return result.returncode, result.stdout.splitlines()
 
     def install(self) -> None:
-        """Deploy it for the first time; nginx takes the site a moment after its reload."""
+        """Deploy it for the first time, and wait until nginx has loaded the site."""
         self.deploy()
         self.machine.wait_until(lambda: self.status("/version") == 200, "installed")
 
     def edit(self, name: str, pattern: str, new: str) -> None:
-        """Replace the one place in a file of the checkout where a regular expression matches."""
+        """Replace the only match of a regular expression in a file of the checkout."""
         file = self.machine.root / self.path.lstrip("/") / name
         text, replaced = re.subn(pattern, lambda _: new, file.read_text(), flags=re.MULTILINE)
         assert replaced == 1, f"{name}: {replaced} times {pattern!r}"
         file.write_text(text)
 
     def release(self, version: str) -> None:
-        """Change the checkout so that it is another version."""
+        """Change the version in the checkout."""
         self.edit(f"src/{self.package}/app.py", '^VERSION = ".*"$', f'VERSION = "{version}"')
 
     def rights(self, text: str) -> None:
-        """Write what the service's unit has in addition, in the checkout."""
+        """Write rights.conf in the checkout."""
         file = self.machine.root / self.path.lstrip("/") / "deploy/vm/systemd/rights.conf"
         file.write_text(text)
 
     def settings(self, text: str) -> None:
-        """Write the host's settings, for root alone."""
+        """Write the host's settings, readable by root only."""
         self.machine.run(
-            "install", "-D", "-m600", "/dev/stdin", f"/etc/{self.slug}/env", given=text
+            "install", "-D", "-m600", "/dev/stdin", f"/etc/{self.slug}/env", stdin=text
         )
 
     def secret(self, name: str, value: str) -> None:
-        """Write a secret of the host, as an admin would: a file for root alone."""
+        """Write a secret of the host, readable by root only."""
         file = f"/etc/{self.slug}/secrets/{name}"
-        self.machine.run("install", "-D", "-m600", "/dev/stdin", file, given=value)
+        self.machine.run("install", "-D", "-m600", "/dev/stdin", file, stdin=value)
 
     def accepts(self, token: str) -> bool:
         """Return whether the reference service accepts that API_TOKEN."""
@@ -142,10 +159,10 @@ class Service:
         return status != 401
 
     def shown(self, secret: str) -> list[str]:
-        """Return where the machine shows a secret, except in its own file."""
+        """Return the places where a secret is visible, except its own file."""
         places = "/proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /opt /run/systemd /var/log"
         search = f"grep -raslF --exclude-dir=secrets --file=- {places}; true"
-        found = self.machine.run("sh", "-c", search, given=secret).stdout.splitlines()
+        found = self.machine.run("sh", "-c", search, stdin=secret).stdout.splitlines()
         for unit in (self.unit, f"{self.slug}.socket"):
             if secret in self.machine.run("systemctl", "show", "--all", unit).stdout:
                 found.append(f"systemctl show {unit}")
@@ -156,16 +173,16 @@ class Service:
 
     @property
     def deploy_here(self) -> str:
-        """The deploy script of the release that runs, which brings new settings and secrets."""
+        """The deploy script of the running release, which applies new settings and secrets."""
         return f"/opt/{self.slug}/current/deploy/vm/deploy"
 
-    def ask(self, path: str, *options: str) -> str:
-        """Return its response through nginx, from inside; `options` are curl's."""
+    def request(self, path: str, *options: str) -> str:
+        """Return the body of a response through nginx, requested on the machine with curl."""
         url = f"http://localhost{path}"
         return self.machine.run("curl", "--silent", "--show-error", *options, url).stdout
 
     def status(self, path: str, *options: str) -> int:
-        """The status of its answer; 0 for none."""
+        """Return the status of a response through nginx; 0 for no response."""
         url = f"http://localhost{path}"
         curl = ("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}")
         return int(self.machine.run(*curl, *options, url, check=False).stdout)
@@ -173,11 +190,11 @@ class Service:
     @property
     def version(self) -> str:
         """Return the version that responds."""
-        return self.ask("/version", "--fail").strip('"')
+        return self.request("/version", "--fail").strip('"')
 
     @property
     def workers(self) -> list[int]:
-        """The process ids of gunicorn's workers, inside."""
+        """The process IDs of gunicorn's workers on the machine."""
         master = self.machine.show(self.unit, "MainPID")
         return [int(pid) for pid in self.machine.run("pgrep", "-P", master).stdout.split()]
 
@@ -189,10 +206,10 @@ class Service:
         rate: float | None = None,
         paths: tuple[str, ...] = MIXED,
     ) -> Tally:
-        """Call a function during a load through nginx.
+        """Call a function during a load through nginx; return the outcomes of the requests.
 
-        The load, at most `rate` requests a second, lasts until the event is over and so many
-        requests are answered. Raises what the event raises, and `TimeoutError`.
+        The load has at most `rate` requests per second, and lasts until the function has returned
+        and `requests` are answered. Raises the errors of the function, and `TimeoutError`.
         """
 
         async def load() -> Tally:
@@ -207,7 +224,7 @@ class Service:
 
 
 def watch(project: Project) -> Project:
-    """Append the routes above to the application of a project."""
+    """Append `ROUTES` to the application of a project."""
     with (project.path / f"src/{project.package}/app.py").open("a") as app:
         app.write(ROUTES)
     return project
@@ -216,10 +233,10 @@ def watch(project: Project) -> Project:
 def prepare(
     project: Project, directory: Path, release: Debian = DEBIAN_13, *, plain: bool = False
 ) -> Project:
-    """Make the watched reference service of a rendered project; `plain`: the example instead.
+    """Return a project with `ROUTES`: the reference service, or the example with `plain`.
 
-    It is locked, and uv's cache has what it takes. Raises `LookupError` when this machine lacks the
-    Python of the machine that will run it.
+    Its dependencies are locked and in uv's cache. Raises `LookupError` if this machine lacks the
+    Python of `release`.
     """
     python = find_python(release.python)
     if python is None:
@@ -235,7 +252,7 @@ def prepare(
 
 
 def check_out(project: Project, machine: Machine, path: str = "/root/checkout") -> Service:
-    """Put a prepared project on a machine that has only a few settings for it."""
+    """Copy a prepared project to a machine, and write `SETTINGS`."""
     shutil.copytree(project.path, machine.root / path.lstrip("/"))
     answers = project.answers
     service = Service(machine, answers["project_slug"], answers["package_name"], path)

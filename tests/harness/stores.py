@@ -1,4 +1,4 @@
-"""Debian's PostgreSQL and Redis on loopback, empty, for a block."""
+"""Empty servers of Debian's PostgreSQL and Redis on the loopback."""
 
 import os
 import shutil
@@ -18,15 +18,15 @@ Command = list[str | Path]
 
 @dataclass(frozen=True)
 class PostgreSQL:
-    """A server that trusts every client."""
+    """A server with trust authentication."""
 
     port: int
     directory: Path
-    """Where its unix socket is."""
+    """The directory of its unix socket."""
 
 
 def missing_tools() -> list[str]:
-    """Name what this machine lacks to run both."""
+    """Return what is missing to run both: programs, or `root`."""
     missing = [] if _programs() else ["postgresql"]
     missing += [name for name in ("redis-server", "setpriv") if shutil.which(name) is None]
     return missing if os.geteuid() == 0 else [*missing, "root"]
@@ -34,7 +34,7 @@ def missing_tools() -> list[str]:
 
 @contextmanager
 def postgresql() -> Iterator[PostgreSQL]:
-    """Start PostgreSQL; it does not run as root."""
+    """Run PostgreSQL for the block, as the user postgres."""
     user: Command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     programs = _programs()
     assert programs
@@ -58,7 +58,7 @@ def postgresql() -> Iterator[PostgreSQL]:
 
 @contextmanager
 def redis() -> Iterator[int]:
-    """Start Redis; its port."""
+    """Run Redis for the block; yield its port."""
     port = free_port()
     with TemporaryDirectory(prefix="redis-") as directory:
         options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory]

@@ -3,7 +3,9 @@
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import copier
@@ -26,7 +28,7 @@ GIT_ENVIRONMENT = {
 
 
 def git(directory: Path, *arguments: str) -> str:
-    """The output of a git command; raises `CalledProcessError`."""
+    """Return the output of a git command; raises `CalledProcessError`."""
     command = ["git", "-C", str(directory), *arguments]
     environment = {**os.environ, **GIT_ENVIRONMENT}
     return subprocess.run(
@@ -41,16 +43,16 @@ def commit(directory: Path, message: str) -> None:
 
 
 def releases(repository: Path = ROOT) -> dict[str, str]:
-    """The commit of each release by its version, oldest first: its subject is `Release X.Y.Z`.
+    """Return the commit of each release by version, oldest first.
 
-    Found in the history, since tags may be missing in a clone.
+    Found by the subject `Release X.Y.Z`, because a clone may lack tags.
     """
     log = git(repository, "log", "--reverse", "--format=%H %s")
     return {found[2]: found[1] for found in re.finditer(r"^(\w+) Release ([\d.]+)$", log, re.M)}
 
 
 def snapshot(destination: Path) -> Path:
-    """Clone this repository and tag its releases; its uncommitted changes are the latest."""
+    """Clone this repository to `destination`, with uncommitted changes, tag releases; return it."""
     git(ROOT, "clone", "--quiet", "--no-local", str(ROOT), str(destination))
     changed = git(ROOT, "diff", "-z", "--name-only", "--no-renames", "HEAD")  # staged ones as well
     changed += git(ROOT, "ls-files", "-z", "--others", "--exclude-standard")
@@ -61,7 +63,7 @@ def snapshot(destination: Path) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
             target.chmod(source.stat().st_mode)
-    commit(destination, "what is not committed yet")
+    commit(destination, "uncommitted changes")
     git(destination, "tag", LATEST)
     for version, release in releases(destination).items():
         git(destination, "tag", "--force", f"v{version}", release)
@@ -69,7 +71,7 @@ def snapshot(destination: Path) -> Path:
 
 
 def next_release(template: Path, tag: str = "v9999.1.0") -> str:
-    """Commit what was changed in a clone and tag it as one more release; returns the tag."""
+    """Commit the changes in a clone and tag them as another release; return the tag."""
     commit(template, f"Next: {tag}")
     git(template, "tag", tag)
     return tag
@@ -81,6 +83,21 @@ def questions(template: Path = ROOT) -> dict[str, dict[str, object]]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
+@contextmanager
+def clones_in_memory() -> Iterator[None]:
+    """Let Copier clone the template to memory, where there is a /dev/shm.
+
+    It deletes each clone, and ext4 searches past all files of the last minutes for each new one.
+    """
+    before, memory = tempfile.tempdir, "/dev/shm"
+    tempfile.tempdir = memory if os.access(memory, os.W_OK) else before
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@clones_in_memory()
 def render(
     template: Path, destination: Path, answers: Mapping[str, object], ref: str = LATEST
 ) -> None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 import copier
 
 from .project import Project
-from .template import commit, git
+from .template import clones_in_memory, commit, git
 
 
+@clones_in_memory()
 def update(project: Project, ref: str | copier.VcsRef, **data: object) -> None:
     """Update as `copier update --defaults` does: without --trust, conflicts inline."""
     copier.run_update(
@@ -29,7 +30,7 @@ def conflicts(project: Project) -> list[str]:
 
 
 def tree(project: Project) -> dict[str, str]:
-    """Return its files by path, without ignored ones."""
+    """Return the contents of a project's files by path, without ignored ones."""
     listed = git(project.path, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     paths = {name for name in listed.split("\0") if name and (project.path / name).is_file()}
     return {name: (project.path / name).read_text() for name in sorted(paths)}
@@ -63,7 +64,7 @@ class Team:
         self.edits = Edits()
 
     def append(self, file: str, *lines: str) -> None:
-        """Write lines to the end of a file, new or not."""
+        """Append lines to a file; create it if missing."""
         path = self.project.path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         before = path.read_text() if path.exists() else ""
@@ -73,16 +74,16 @@ class Team:
     def insert_after(self, file: str, line: str, *lines: str) -> None:
         """Insert lines after the first one that equals `line`, ignoring indentation."""
         path = self.project.path / file
-        there = path.read_text().splitlines()
-        place = [each.strip() for each in there].index(line) + 1
-        path.write_text("\n".join([*there[:place], *lines, *there[place:]]) + "\n")
+        before = path.read_text().splitlines()
+        place = [text.strip() for text in before].index(line) + 1
+        path.write_text("\n".join([*before[:place], *lines, *before[place:]]) + "\n")
         self._remember(file, *lines)
 
     def replace(self, file: str, old: str, new: str) -> None:
         """Replace the only line that equals `old`, ignoring indentation."""
         path = self.project.path / file
         there = path.read_text()
-        (line,) = (each for each in there.splitlines() if each.strip() == old)
+        (line,) = (text for text in there.splitlines() if text.strip() == old)
         replaced = line.replace(old, new)
         path.write_text(there.replace(f"{line}\n", f"{replaced}\n"))
         self._remember(file, replaced)

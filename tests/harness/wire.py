@@ -1,4 +1,4 @@
-"""HTTP as bytes: requests that no client library sends, the responses, and the log."""
+"""Raw HTTP: requests that no client library sends, responses, and log lines."""
 
 import socket
 import uuid
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from .server import Answer, Server
+from .server import HttpResponse, Server
 
 HOST = b"Host: localhost\r\n"
 
@@ -35,10 +35,10 @@ class Wire:
             for part in parts:
                 self.socket.sendall(part)
         except ConnectionError:
-            pass  # what it has answered before can still be read
+            pass  # earlier responses can still be read
 
-    def answer(self, method: str = "GET") -> Answer:
-        """The next response to a request with that method.
+    def response(self, method: str = "GET") -> HttpResponse:
+        """Return the next response to a request with that method.
 
         Raises `ConnectionError` when there is none, `EOFError` when it ends too early.
         """
@@ -51,24 +51,24 @@ class Wire:
             body = self._exactly(int(headers["content-length"]))
         else:
             body = self._received.read()
-        return Answer(status, headers, body)
+        return HttpResponse(status, headers, body)
 
     def head(self) -> tuple[int, dict[str, str]]:
-        """The status of the next response, and its headers by lower-case name."""
+        """Return the status of the next response, and its headers by lower-case name."""
         version, status, _ = (self._line() or "closed 0 ").split(" ", 2)
         if version != "HTTP/1.1":
             raise ConnectionError(f"no response: {version} {status}")
         fields = [line.split(": ", 1) for line in iter(self._line, "")]
         headers = {name.lower(): value for name, value in fields}
-        assert len(headers) == len(fields), f"a header came twice: {fields}"
+        assert len(headers) == len(fields), f"duplicate header: {fields}"
         return int(status), headers
 
     def chunk(self) -> bytes:
-        """The next chunk of a body; nothing for the last one."""
+        """Return the next chunk of a body; nothing for the last one."""
         size = self._line()
         data = self._exactly(int(size, 16))
         if self._line():
-            raise EOFError("a chunk without its end")
+            raise EOFError("incomplete chunk")
         return data
 
     def rest(self) -> bytes:
@@ -76,7 +76,7 @@ class Wire:
         return self._received.read()
 
     def closed(self) -> bool:
-        """Wait until the server sends data or closes the connection; whether it has closed it."""
+        """Wait for data or the end of the connection; return whether the server has closed it."""
         try:
             return self._received.read(1) == b""
         except ConnectionError:
@@ -94,19 +94,19 @@ class Wire:
 
 @contextmanager
 def log_of(server: Server) -> Iterator[list[dict[str, Any]]]:
-    """A list of what the server logs for what is asked in the block; complete at its end.
+    """Yield a list, to which the log lines of the block's requests are added at its end.
 
-    Raises `AssertionError` when the server is not ready any more, `ValueError` for a line that is
+    Raises `AssertionError` if the server is not ready afterwards, `ValueError` for a line that is
     not JSON.
     """
     first = _mark(server)
-    said: list[dict[str, Any]] = []
-    yield said
+    output: list[dict[str, Any]] = []
+    yield output
     server.wait_until_ready()
     last = _mark(server)
     events = server.events
     ids = [event.get("request_id") for event in events]
-    said += events[ids.index(first) + 1 : ids.index(last)]
+    output += events[ids.index(first) + 1 : ids.index(last)]
 
 
 def _mark(server: Server) -> str:

@@ -43,18 +43,18 @@ def test_a_tenant_sees_only_its_own_accounts(member: TestClient) -> None:
 async def test_more_transfers_than_connections_are_all_made(
     async_client: httpx2.AsyncClient,
 ) -> None:
-    answers: list[int] = []
+    responses: list[int] = []
 
     async def post(path: str, number: int) -> None:
         response = await async_client.post(path, json=transfer(f"{path}{number}"))
-        answers.append(response.status_code)
+        responses.append(response.status_code)
 
     async with anyio.create_task_group() as tasks:
         for number in range(20):
             tasks.start_soon(post, "/transfers", number)
             tasks.start_soon(post, "/async-transfers", number)
 
-    assert answers == [201] * 40
+    assert responses == [201] * 40
     for path in ("/transfers", "/async-transfers"):
         entries = await async_client.get("/entries", params={"reference": f"{path}19"})
         assert entries.json() == [-5, 5]
