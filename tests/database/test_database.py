@@ -19,7 +19,7 @@ from ..harness import postgresql
 from ..harness.database_routes import ROUTES, SYNCHRONOUS
 from ..harness.postgresql import PostgreSQL
 from ..harness.project import Project
-from ..harness.server import Answer, Server, free_port, launch, serve, start_command
+from ..harness.server import HttpResponse, Server, free_port, launch, serve, start_command
 from ..harness.template import TARGETS
 
 R = 2  # request_timeout_seconds
@@ -84,15 +84,15 @@ def texts(database: PostgreSQL) -> list[str]:
     return database.sql("SELECT text FROM notes ORDER BY id", DATABASE)
 
 
-def at_once(ask: Callable[[], Answer], number: int) -> list[Answer]:
+def at_once(request: Callable[[], HttpResponse], number: int) -> list[HttpResponse]:
     with ThreadPoolExecutor(number) as threads:
-        return [future.result() for future in [threads.submit(ask) for _ in range(number)]]
+        return [future.result() for future in [threads.submit(request) for _ in range(number)]]
 
 
-def test_a_note_that_was_created_is_read_again(start: Start, database: PostgreSQL) -> None:
+def test_created_note_is_returned_by_get(start: Start, database: PostgreSQL) -> None:
     with start() as server:
         body = b'{"text": "milk"}'
-        created = server.ask("POST", "/notes", body, **{"Content-Type": "application/json"})
+        created = server.request("POST", "/notes", body, **{"Content-Type": "application/json"})
 
         assert created.status == 201
         assert texts(database) == ["milk"]
@@ -113,26 +113,26 @@ def test_error_or_deadline_rolls_back_the_transaction(
     start: Start, database: PostgreSQL, path: str, status: int
 ) -> None:
     with start() as server:
-        assert server.ask("POST", path).status == status
+        assert server.request("POST", path).status == status
 
         wait_until(lambda: server.get("/pool").body.startswith(b'{"in_use":0,'))
         assert texts(database) == []
-        assert server.ask("POST", "/both").status == 200
+        assert server.request("POST", "/both").status == 200
         assert texts(database) == ["debit", "credit"]
 
 
-def test_the_server_ends_a_statement_before_the_deadline_and_the_connection_stays(
+def test_statement_timeout_ends_a_statement_and_keeps_the_connection(
     start: Start, database: PostgreSQL
 ) -> None:
     with start(DATABASE_POOL_SIZE="1") as server:
         server.get("/hold?seconds=0")
         before = pids(database)
 
-        assert server.ask("POST", "/both?sleep=30").status == 504
+        assert server.request("POST", "/both?sleep=30").status == 504
 
         assert server.get("/hold?seconds=0").status == 200
         assert pids(database) == before
-        assert "A statement was ended at its timeout" in server.log
+        assert "A statement was cancelled at its timeout" in server.log
 
 
 def pids(database: PostgreSQL) -> list[str]:
@@ -142,7 +142,7 @@ def pids(database: PostgreSQL) -> list[str]:
     return database.sql(query)
 
 
-def test_a_commit_that_fails_is_a_500_and_a_slow_one_is_over_before_the_response(
+def test_failed_commit_is_a_500_and_slow_commit_ends_before_the_response(
     start: Start, database: PostgreSQL
 ) -> None:
     database.sql(
@@ -158,27 +158,27 @@ def test_a_commit_that_fails_is_a_500_and_a_slow_one_is_over_before_the_response
     try:
         with start() as server:
             headers = {"Content-Type": "application/json"}
-            refused = server.ask("POST", "/notes", b'{"text": "refused"}', **headers)
+            refused = server.request("POST", "/notes", b'{"text": "refused"}', **headers)
             assert refused.status == 500
             assert texts(database) == []
 
-            assert server.ask("POST", "/notes", b'{"text": "slow"}', **headers).status == 201
+            assert server.request("POST", "/notes", b'{"text": "slow"}', **headers).status == 201
             assert texts(database) == ["slow"]
     finally:
         database.sql("DROP FUNCTION late CASCADE", DATABASE)
 
 
-def test_a_request_that_finds_the_pool_full_is_a_503_with_retry_after(start: Start) -> None:
+def test_full_pool_is_a_503_with_retry_after(start: Start) -> None:
     with start() as server:
         answers = at_once(lambda: server.get("/hold?seconds=1.8"), POOL + 1)
 
-        assert Counter(answer.status for answer in answers) == {200: POOL, 503: 1}
-        [full] = [answer for answer in answers if answer.status == 503]
+        assert Counter(response.status for response in answers) == {200: POOL, 503: 1}
+        [full] = [response for response in answers if response.status == 503]
         assert full.headers["retry-after"] == "1"
         assert b"All database connections are in use" in full.body
 
 
-def test_a_stream_holds_no_connection(start: Start) -> None:
+def test_stream_holds_no_connection(start: Start) -> None:
     with start(DATABASE_POOL_SIZE="1") as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         connection.request("GET", "/stream?seconds=2")
@@ -191,34 +191,34 @@ def test_a_stream_holds_no_connection(start: Start) -> None:
         connection.close()
 
 
-def test_no_connection_is_above_the_pool(start: Start, database: PostgreSQL) -> None:
+def test_connections_never_exceed_the_pool_size(start: Start, database: PostgreSQL) -> None:
     with start() as server:
         most = 0
-        done = threading.Event()
+        finished = threading.Event()
 
         def watch() -> None:
             nonlocal most
-            while not done.is_set():
+            while not finished.is_set():
                 most = max(most, len(pids(database)))
 
         watching = threading.Thread(target=watch)
         watching.start()
         at_once(lambda: server.get("/hold?seconds=0.05"), 30)
-        done.set()
+        finished.set()
         watching.join()
 
         assert most == POOL
 
 
 def test_synchronous_sessions_do_not_deadlock(start: Start) -> None:
-    """The recipe of docs/how-to/database.md, with fewer threads than requests."""
+    """The example of docs/how-to/database.md, with fewer threads than requests."""
     with start(THREADS="3") as server:
         answers = at_once(lambda: server.get("/sync"), 30)
 
-        assert Counter(answer.status for answer in answers) == {200: 30}
+        assert Counter(response.status for response in answers) == {200: 30}
 
 
-def test_pool_metrics_count_what_is_in_use_and_waits(start: Start) -> None:
+def test_pool_metrics_count_connections_in_use_and_waiting_requests(start: Start) -> None:
     port = free_port()
     with start(METRICS_PORT=str(port)) as server, ThreadPoolExecutor(POOL + 2) as threads:
         holding = [threads.submit(server.get, "/hold?seconds=1.9") for _ in range(POOL + 2)]
@@ -228,19 +228,19 @@ def test_pool_metrics_count_what_is_in_use_and_waits(start: Start) -> None:
             connection.request("GET", "/metrics")
             text = connection.getresponse().read().decode()
             connection.close()
-            found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
-            return float(found[1]) if found else -1
+            match = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+            return float(match[1]) if match else -1
 
         wait_until(lambda: metric("database_pool_in_use") == POOL)
         assert metric("database_pool_size") == POOL
-        for each in holding:
-            each.result()
+        for future in holding:
+            future.result()
         wait_until(lambda: metric("database_pool_wait_seconds_count") >= POOL + 2)
         assert metric("database_pool_wait_seconds_sum") > 1
         wait_until(lambda: metric("database_pool_in_use") == 0)
 
 
-def test_a_server_that_is_down_at_start_is_reported_and_used_once_it_is_there(
+def test_server_down_at_start_is_reported_and_used_when_it_is_up(
     start: Start, database: PostgreSQL
 ) -> None:
     database.stop()
@@ -267,32 +267,32 @@ def running(database: PostgreSQL) -> bool:
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-def test_a_restart_under_load_costs_at_most_one_request_for_each_connection_in_use(
+def test_restart_under_load_fails_at_most_one_request_per_connection(
     start: Start, database: PostgreSQL, mode: str
 ) -> None:
     with start() as server:
         statuses: Counter[int] = Counter()
         stopped, over = threading.Event(), threading.Event()
 
-        def ask() -> None:
+        def send_requests() -> None:
             while not over.is_set():
                 if stopped.is_set():
                     time.sleep(0.01)
                     continue
-                statuses[server.ask("POST", "/both").status] += 1
+                statuses[server.request("POST", "/both").status] += 1
 
-        askers = [threading.Thread(target=ask) for _ in range(POOL)]
-        for asker in askers:
+        clients = [threading.Thread(target=send_requests) for _ in range(POOL)]
+        for asker in clients:
             asker.start()
         wait_until(lambda: statuses[200] > 50)
-        stopped.set()  # no new requests while there is no server: what is in flight is cut
+        stopped.set()  # no new requests while the server is down
         database.stop(mode)
         database.start()
         before = statuses[200]
         stopped.clear()
         wait_until(lambda: statuses[200] > before + 50)
         over.set()
-        for asker in askers:
+        for asker in clients:
             asker.join()
 
         failed = sum(number for status, number in statuses.items() if status != 200)
@@ -302,29 +302,27 @@ def test_a_restart_under_load_costs_at_most_one_request_for_each_connection_in_u
         assert both["debit"] == both["credit"] >= statuses[200]
 
 
-def test_a_server_that_hangs_is_a_504_or_503_and_no_more_connections(
+def test_hanging_server_is_a_504_or_503_and_opens_no_more_connections(
     start: Start, database: PostgreSQL
 ) -> None:
     with start() as server:
         server.get("/hold?seconds=0")
         with database.hung():
             answers = at_once(lambda: server.get("/notes"), POOL + 2)
-            assert {answer.status for answer in answers} <= {503, 504}
+            assert {response.status for response in answers} <= {503, 504}
             assert server.get("/health/live").status == 200
 
         wait_until(lambda: server.get("/notes").status == 200)
         wait_until(lambda: len(pids(database)) <= POOL)
 
 
-def test_a_server_that_refuses_more_connections_is_a_503(
-    start: Start, database: PostgreSQL
-) -> None:
+def test_server_refusing_connections_is_a_503(start: Start, database: PostgreSQL) -> None:
     with start() as server:
         database.sql(f"ALTER DATABASE {DATABASE} CONNECTION LIMIT 0")
         database.sql("CREATE ROLE service LOGIN")
         try:
             url = database.url_of(DATABASE).replace("postgres@", "service@")
-            with start(DATABASE_URL=url) as limited:  # a superuser has no limit
+            with start(DATABASE_URL=url) as limited:  # the limit does not apply to superusers
                 assert limited.get("/notes").status == 503
         finally:
             database.sql(f"ALTER DATABASE {DATABASE} CONNECTION LIMIT -1")
@@ -343,7 +341,7 @@ def test_connections_are_closed_when_the_service_stops(start: Start, database: P
 
 
 def refused_start(service: Project, log: Path, **environment: str) -> tuple[int, list[str]]:
-    """Exit status and lines of a service that does not start."""
+    """Return exit status and log lines of a service that does not start."""
     port = free_port()
     command, options = start_command(service, f"{service.package}.app:app", port)
     env = {"ENVIRONMENT": "production", "WEB_CONCURRENCY": "1", **options, **environment}
@@ -352,7 +350,7 @@ def refused_start(service: Project, log: Path, **environment: str) -> tuple[int,
     return status, [line for line in server.log.splitlines() if "DATABASE" in line]
 
 
-def test_a_schema_that_is_too_old_stops_the_start_with_a_line(
+def test_too_old_schema_stops_the_start_with_one_line(
     service: Project, database: PostgreSQL, tmp_path: Path
 ) -> None:
     database.sql("CREATE DATABASE empty")
@@ -365,7 +363,7 @@ def test_a_schema_that_is_too_old_stops_the_start_with_a_line(
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_a_schema_of_a_later_version_is_served_and_migrating_leaves_it(
+def test_newer_schema_is_served_and_left_unchanged_by_a_migration(
     service: Project, start: Start, database: PostgreSQL
 ) -> None:
     database.sql("UPDATE alembic_version SET version_num = '9999'", DATABASE)
@@ -379,7 +377,7 @@ def test_a_schema_of_a_later_version_is_served_and_migrating_leaves_it(
 
 
 @pytest.mark.parametrize("url", ["", "postgresql://user:hunter2@db:port/orders"])
-def test_a_wrong_address_is_a_line_without_its_password(
+def test_invalid_address_prints_one_line_without_its_password(
     service: Project, tmp_path: Path, url: str
 ) -> None:
     status, lines = refused_start(service, tmp_path / "log", DATABASE_URL=url)
@@ -392,9 +390,7 @@ def test_a_wrong_address_is_a_line_without_its_password(
     assert "Traceback" not in log
 
 
-def test_more_connections_than_the_service_may_use_stop_the_start(
-    service: Project, tmp_path: Path
-) -> None:
+def test_pools_above_the_connection_budget_stop_the_start(service: Project, tmp_path: Path) -> None:
     status, lines = refused_start(
         service,
         tmp_path / "log",
@@ -408,15 +404,15 @@ def test_more_connections_than_the_service_may_use_stop_the_start(
     assert lines[0].endswith("above DATABASE_CONNECTIONS=60")
 
 
-def test_the_check_prints_the_sum_and_no_password(service: Project) -> None:
-    done = service.run(
+def test_check_prints_the_connection_sum_and_no_password(service: Project) -> None:
+    result = service.run(
         *(service.program("python"), "-m", f"{service.package}.serving"),
         env={"DATABASE_URL": "postgresql://user:hunter2@db/orders", "WEB_CONCURRENCY": "4"},
         check=False,
     )
 
-    assert "hunter2" not in done.stdout
-    [line] = [each for each in done.stdout.splitlines() if each.startswith("DATABASE_POOL_SIZE=")]
+    assert "hunter2" not in result.stdout
+    [line] = [text for text in result.stdout.splitlines() if text.startswith("DATABASE_POOL_SIZE=")]
     assert re.fullmatch(r"DATABASE_POOL_SIZE=\d+ # \d+ x .+ \+ 4 in reserve = \d\d of 60", line), (
         line
     )
@@ -436,7 +432,7 @@ Migration = Callable[..., None]
 
 @pytest.fixture
 def migration(service: Project, database: PostgreSQL) -> Iterator[Migration]:
-    """Write a migration after the first; it and what it did are gone afterwards."""
+    """Write a second migration; it is deleted and reverted afterwards."""
     directory = service.path / f"src/{service.package}/migrations"
     database.sql("DROP DATABASE IF EXISTS migrated WITH (FORCE)")
     database.sql(f"CREATE DATABASE migrated TEMPLATE {DATABASE}")
@@ -456,16 +452,16 @@ def migration(service: Project, database: PostgreSQL) -> Iterator[Migration]:
         file.unlink()
 
 
-def test_a_migration_that_fails_undoes_what_it_did_and_says_why(
+def test_failed_migration_is_rolled_back_and_prints_its_error(
     service: Project, database: PostgreSQL, migration: Migration
 ) -> None:
     migration('op.execute("CREATE TABLE half (id int)")', 'op.execute("SELECT 1 / 0")')
 
-    done = migrate(service, database, "migrated", check=False)
+    result = migrate(service, database, "migrated", check=False)
 
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[-1].endswith("division by zero: SELECT 1 / 0")
-    assert "Traceback" not in done.stdout
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1].endswith("division by zero: SELECT 1 / 0")
+    assert "Traceback" not in result.stdout
     assert database.sql("SELECT to_regclass('half')", "migrated") == [""]
     assert database.sql("SELECT version_num FROM alembic_version", "migrated") == ["0001"]
 
@@ -498,10 +494,10 @@ def test_migration_of_a_locked_table_is_retried(
     assert database.sql("SELECT author FROM notes", "migrated") == []
 
 
-def test_two_migrations_at_once_run_one_after_the_other(
+def test_concurrent_migrations_run_one_after_the_other(
     service: Project, database: PostgreSQL, migration: Migration
 ) -> None:
-    """Also one that takes no transaction: it waits for the snapshots of all others."""
+    """Including one without a transaction, which waits for the snapshots of all others."""
     migration(
         'op.execute("SELECT pg_sleep(3)")',
         "with op.get_context().autocommit_block():",
@@ -509,34 +505,34 @@ def test_two_migrations_at_once_run_one_after_the_other(
     )
     with ThreadPoolExecutor(2) as threads:
         both = [threads.submit(migrate, service, database, "migrated") for _ in range(2)]
-        said = [each.result().stdout for each in both]
+        output = [migration.result().stdout for migration in both]
 
-    assert sorted("applied 0002" in each for each in said) == [False, True]
-    assert all(each.splitlines()[-1] == "the schema is at 0002" for each in said)
+    assert sorted("applied 0002" in text for text in output) == [False, True]
+    assert all(text.splitlines()[-1] == "the schema is at 0002" for text in output)
 
 
-def test_migrations_that_follow_the_same_one_are_refused_with_a_line(
+def test_two_migrations_with_the_same_parent_are_refused_with_one_line(
     service: Project, database: PostgreSQL, migration: Migration
 ) -> None:
     migration("pass")
     migration("pass", revision="0003")
 
-    done = migrate(service, database, "migrated", check=False)
+    result = migrate(service, database, "migrated", check=False)
 
-    assert done.returncode == 1
-    assert len(done.stdout.splitlines()) == 1
-    assert done.stdout.startswith("migrate: ")
-    assert "0002" in done.stdout
+    assert result.returncode == 1
+    assert len(result.stdout.splitlines()) == 1
+    assert result.stdout.startswith("migrate: ")
+    assert "0002" in result.stdout
 
 
-def test_a_migration_without_a_server_is_a_line(service: Project, database: PostgreSQL) -> None:
+def test_migration_without_a_server_prints_one_line(service: Project, database: PostgreSQL) -> None:
     url = f"postgresql://user:hunter2@127.0.0.1:{free_port()}/orders"
     command = (service.program("python"), "-m", f"{service.package}.serving.database", "migrate")
 
-    done = service.run(*command, env={"DATABASE_URL": url}, check=False)
+    result = service.run(*command, env={"DATABASE_URL": url}, check=False)
 
-    assert done.returncode == 1
-    waits, line = done.stdout.splitlines()
+    assert result.returncode == 1
+    waits, line = result.stdout.splitlines()
     assert waits == "no connection yet: 6 attempts are made"
     assert line.startswith("migrate: no connection: ")
-    assert "hunter2" not in done.stdout
+    assert "hunter2" not in result.stdout

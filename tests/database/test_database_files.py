@@ -20,13 +20,13 @@ from ..harness.update import Team, conflicts, tree, update
 from ..kubernetes.test_manifests import kustomize, of_kind
 from ..rendering.test_render import FOREIGN_WORDS, scar, texts
 
-# What a service without a database says nothing of.
+# Terms that a service without a database does not contain.
 WORDS = re.compile(
     r"postgres|sqlalchemy|asyncpg|alembic|squawk|database_(?:url|pool|connections)|migration\.env"
     r"|\bserving[./]database|make migrat",
     re.IGNORECASE,
 )
-# They hold the answers, and the questions' names with them.
+# Files that contain the answers, and so the names of the questions.
 ANSWERS = {".copier-answers.yml", ".copier-files.txt"}
 
 SLUG = "zebra-9-ledger"
@@ -44,11 +44,11 @@ def test_render_without_a_database_has_no_file_or_term_of_one(
         for name, text in tree(render(deployment=target, traces=traces)).items()
         if name not in ANSWERS
         for match in [WORDS.search(text), WORDS.search(name)]
-        # The log masks the credentials of any address; the check knows several libraries' names.
+        # The log masks credentials of any URL; the check has import names of several libraries.
         if match and not name.startswith(("tests/serving/test_logs", "tests/serving/test_check"))
     }
 
-    assert {each for each in found if "scripts/" not in each} == set()
+    assert {item for item in found if "scripts/" not in item} == set()
 
 
 @every_target
@@ -86,20 +86,20 @@ def overlay(project: Project, name: str) -> list[dict[str, Any]]:
 
 
 def check_connections(manifests: list[dict[str, Any]]) -> tuple[int, str]:
-    """Exit status and output of the check that `make validate` runs."""
+    """Return exit status and output of the check that `make validate` runs."""
     [script] = (ROOT / "template").glob("*postgresql*kubernetes*/scripts/connections.py")
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, str(script)],
         input=yaml.safe_dump_all(manifests),
         capture_output=True,
         text=True,
     )
-    return done.returncode, done.stdout + done.stderr
+    return result.returncode, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("connections", [27, 60, 100, 1000])
 @pytest.mark.parametrize("seconds", [1, 30, 3600])
-def test_the_pools_of_all_pods_fit_into_the_connections(
+def test_pools_of_all_pods_fit_the_connection_budget(
     render: Render, connections: int, seconds: int
 ) -> None:
     project = render(
@@ -110,22 +110,23 @@ def test_the_pools_of_all_pods_fit_into_the_connections(
     )
 
     for name in ("staging", "production"):
-        status, said = check_connections(overlay(project, name))
-        assert status == 0, said
-        assert f"of {connections}\n" in said
+        status, output = check_connections(overlay(project, name))
+        assert status == 0, output
+        assert f"of {connections}\n" in output
 
 
 @pytest.mark.parametrize(
     ("kind", "path", "value"),
     [
         ("HorizontalPodAutoscaler", ["spec", "maxReplicas"], 40),
+        ("HorizontalPodAutoscaler", ["kind"], "ScaledObject"),
         ("Deployment", ["spec", "strategy", "rollingUpdate", "maxSurge"], "300%"),
         ("ConfigMap", ["data", "DATABASE_POOL_SIZE"], "20"),
         ("ConfigMap", ["data", "DATABASE_CONNECTIONS"], "20"),
         ("ConfigMap", ["data", "DATABASE_POOL_SIZE"], "many"),
     ],
 )
-def test_an_overlay_whose_pods_may_open_more_is_refused_with_a_line(
+def test_overlay_above_the_connection_budget_is_refused_with_one_line(
     render: Render, kind: str, path: list[str], value: object
 ) -> None:
     manifests = overlay(render(deployment="kubernetes", database="postgresql"), "production")
@@ -136,14 +137,14 @@ def test_an_overlay_whose_pods_may_open_more_is_refused_with_a_line(
         place = place[key]
     place[path[-1]] = value
 
-    status, said = check_connections(manifests)
+    status, output = check_connections(manifests)
 
     assert status == 1
-    assert len(said.splitlines()) == 1
-    assert "DATABASE_CONNECTIONS" in said
+    assert len(output.splitlines()) == 1
+    assert "DATABASE_CONNECTIONS" in output
 
 
-def test_both_policies_reach_the_database_that_an_overlay_names_and_nothing_else(
+def test_network_policies_allow_only_the_database_of_the_overlay(
     render: Render,
 ) -> None:
     project = render(deployment="kubernetes", database="postgresql")
@@ -155,10 +156,10 @@ def test_both_policies_reach_the_database_that_an_overlay_names_and_nothing_else
         database, *others = policy["spec"]["egress"]
         assert database["ports"] == [{"port": 5432}]
         assert database["to"] == [{"ipBlock": {"cidr": "192.0.2.1/32"}}]
-        assert {port["port"] for each in others for port in each["ports"]} <= {53, 5353}
+        assert {port["port"] for rule in others for port in rule["ports"]} <= {53, 5353}
 
 
-def test_the_local_overlay_has_a_database_that_both_policies_reach(render: Render) -> None:
+def test_local_overlay_has_a_database_that_both_policies_allow(render: Render) -> None:
     project = render(deployment="kubernetes", database="postgresql")
     local = overlay(project, "local")
     database = overlay(project, "local/postgresql")
@@ -173,8 +174,11 @@ def test_the_local_overlay_has_a_database_that_both_policies_reach(render: Rende
     for policy in of_kind("NetworkPolicy", local):
         to_database, *_ = policy["spec"]["egress"]
         assert to_database["to"] == [{"podSelector": {"matchLabels": labels}}]
-    assert {each["metadata"].get("namespace") for each in database} == {None, f"{SLUG}-local"}
-    [made], [applied] = (of_kind("Namespace", each) for each in (database, local))
+    assert {manifest["metadata"].get("namespace") for manifest in database} == {
+        None,
+        f"{SLUG}-local",
+    }
+    [made], [applied] = (of_kind("Namespace", manifests) for manifests in (database, local))
     assert made["metadata"]["name"] == applied["metadata"]["name"]
     assert made["metadata"]["labels"].items() <= applied["metadata"]["labels"].items()
     assert check_connections(local)[0] == 0
@@ -185,7 +189,7 @@ def test_policy_allows_traces_to_the_collector(render: Render, database: str) ->
     def ports(traces: bool) -> set[int]:
         project = render(deployment="kubernetes", database=database, traces=traces)
         policy, *_ = of_kind("NetworkPolicy", overlay(project, "production"))
-        return {port["port"] for each in policy["spec"]["egress"] for port in each["ports"]}
+        return {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
 
     assert {4317, 4318} <= ports(traces=True)
     assert not {4317, 4318} & ports(traces=False)
@@ -194,22 +198,23 @@ def test_policy_allows_traces_to_the_collector(render: Render, database: str) ->
 DIGEST = f"registry.example.com/ledger@sha256:{'0123456789abcdef' * 4}"
 
 
-def test_the_migration_is_a_job_named_by_the_digest_with_the_settings_of_the_overlay(
+def test_migration_job_is_named_by_the_digest_and_has_the_settings_of_the_overlay(
     render: Render,
 ) -> None:
     project = render(deployment="kubernetes", database="postgresql")
     script = str(project.path / "deploy/kubernetes/migrate")
 
-    done = project.run(script, "--dry-run", "staging", DIGEST)
+    result = project.run(script, "--dry-run", "staging", DIGEST)
 
-    manifests = [each for each in yaml.safe_load_all(done.stdout) if each]
-    assert {each["kind"] for each in manifests} == {
+    manifests = [manifest for manifest in yaml.safe_load_all(result.stdout) if manifest]
+    assert {manifest["kind"] for manifest in manifests} == {
         *("Namespace", "ServiceAccount", "ConfigMap", "NetworkPolicy", "Job")
     }
     [job] = of_kind("Job", manifests)
     [settings] = of_kind("ConfigMap", manifests)
     assert job["metadata"]["name"].endswith("-migration-0123456789ab")
     assert job["metadata"]["namespace"] == settings["metadata"]["namespace"]
+    assert job["spec"]["ttlSecondsAfterFinished"] == 86400, "past Jobs are deleted"
     [container] = job["spec"]["template"]["spec"]["containers"]
     assert container["image"] == DIGEST
     assert container["envFrom"][0]["configMapRef"]["name"] == settings["metadata"]["name"]
@@ -217,9 +222,9 @@ def test_the_migration_is_a_job_named_by_the_digest_with_the_settings_of_the_ove
     labels = job["spec"]["template"]["metadata"]["labels"]
     assert labels["app.kubernetes.io/name"].endswith("-migration")
     [policy] = [
-        each
-        for each in of_kind("NetworkPolicy", manifests)
-        if each["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+        policy
+        for policy in of_kind("NetworkPolicy", manifests)
+        if policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
     ]
     assert policy["metadata"]["name"].endswith("-migration")
 
@@ -227,17 +232,19 @@ def test_the_migration_is_a_job_named_by_the_digest_with_the_settings_of_the_ove
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["staging"], "it takes an environment and an image"),
+        (["staging"], "expected an environment and an image"),
         (["moon", DIGEST], "there is no environment moon"),
     ],
 )
-def test_migrate_refuses_with_a_line(render: Render, arguments: list[str], line: str) -> None:
+def test_migrate_with_invalid_arguments_prints_one_line(
+    render: Render, arguments: list[str], line: str
+) -> None:
     project = render(deployment="kubernetes", database="postgresql")
 
-    done = project.run(str(project.path / "deploy/kubernetes/migrate"), *arguments, check=False)
+    result = project.run(str(project.path / "deploy/kubernetes/migrate"), *arguments, check=False)
 
-    assert done.returncode == 1
-    assert done.stdout.splitlines()[0].startswith(f"migrate: {line}")
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[0].startswith(f"migrate: {line}")
 
 
 @pytest.mark.parametrize("value", [0, 26, 10_001, -5])
@@ -263,7 +270,7 @@ def copied(template: Path, destination: Path, release: str = LATEST, **answers: 
 
 
 def templates(project: Project) -> dict[str, str]:
-    """The files that an update refreshes."""
+    """Return the files that an update writes."""
     package = project.package
     return {
         name: text
@@ -278,10 +285,10 @@ def templates(project: Project) -> dict[str, str]:
 
 @every_target
 @pytest.mark.parametrize("release", [*(f"v{version}" for version in releases()), LATEST])
-def test_a_service_of_any_release_that_takes_a_database_gets_what_a_new_one_has(
+def test_database_switched_on_after_any_release_equals_a_new_render(
     template: Path, tmp_path: Path, target: str, release: str
 ) -> None:
-    """But for the team's own files: docs/how-to/database.md says what to write there."""
+    """Except team-owned files, for which docs/how-to/database.md has the changes."""
     project = copied(template, tmp_path / "old", release, deployment=target)
     Team(project).append(f"src/{project.package}/settings.py", '    greeting: str = "hello"')
     commit(project.path, "the team's work")
@@ -297,7 +304,7 @@ def test_a_service_of_any_release_that_takes_a_database_gets_what_a_new_one_has(
 
 
 @every_target
-def test_the_answers_survive_a_switch_of_the_target(
+def test_database_answers_survive_a_switch_of_target(
     template: Path, tmp_path: Path, target: str
 ) -> None:
     [other] = set(TARGETS) - {target}
@@ -311,11 +318,11 @@ def test_the_answers_survive_a_switch_of_the_target(
     assert templates(project) == templates(fresh)
 
 
-def test_the_question_of_the_connections_is_asked_with_a_database_only() -> None:
-    asked = questions()["database_connections"]
+def test_database_connections_is_shown_with_a_database_only() -> None:
+    question = questions()["database_connections"]
 
-    assert asked["ask"] == "{{ database == 'postgresql' }}"
-    assert asked["default"] == 60
+    assert question["ask"] == "{{ database == 'postgresql' }}"
+    assert question["default"] == 60
 
 
 @pytest.mark.parametrize(
@@ -326,7 +333,7 @@ def test_the_question_of_the_connections_is_asked_with_a_database_only() -> None
     ],
     ids=["column added", "column dropped"],
 )
-def test_make_compatible_runs_the_tests_of_the_version_before_on_the_new_schema(
+def test_make_compatible_runs_the_previous_tests_on_the_new_schema(
     template: Path, tmp_path: Path, migration: str, status: int
 ) -> None:
     project = copied(template, tmp_path / "new", deployment="vm", database="postgresql")
@@ -334,7 +341,7 @@ def test_make_compatible_runs_the_tests_of_the_version_before_on_the_new_schema(
     commit(project.path, "locked")
     (project.path / f"src/{project.package}/migrations/0002_next.py").write_text(migration)
 
-    done = project.run(
+    result = project.run(
         *("make", "compatible", "BEFORE=main"),
         env={
             "PATH": os.pathsep.join([str(Path(UV).parent), os.environ["PATH"]]),
@@ -343,5 +350,5 @@ def test_make_compatible_runs_the_tests_of_the_version_before_on_the_new_schema(
         check=False,
     )
 
-    assert done.returncode == status, done.stdout
-    assert ("UndefinedColumn" in done.stdout) == bool(status)
+    assert result.returncode == status, result.stdout
+    assert ("UndefinedColumn" in result.stdout) == bool(status)

@@ -14,7 +14,7 @@ RATE = 1_000.0
 
 @pytest.fixture(scope="module")
 def checkout(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A machine that has just been installed, with a checkout of a service with a database."""
+    """A newly installed machine, with a checkout of a service with a database."""
     if missing := machine.missing_tools():
         pytest.skip(f"no machine without {', '.join(missing)}")
     rendered = render(deployment="vm", database="postgresql", request_timeout_seconds=5)
@@ -36,13 +36,13 @@ def database(checkout: Service, render: Render) -> Iterator[PostgreSQL]:
         migration = f"/etc/{checkout.slug}/migration"
         checkout.machine.run("install", "-d", "-m755", migration)
         install = ("install", "-m600", "/dev/stdin", f"{migration}/DATABASE_URL")
-        checkout.machine.run(*install, given=server.url)
+        checkout.machine.run(*install, stdin=server.url)
         yield server
 
 
 @pytest.fixture(scope="module")
 def installed(checkout: Service, database: PostgreSQL) -> Service:
-    """The first version, deployed; its schema has one note."""
+    """The first version, deployed, with one note in its database."""
     checkout.install()
     database.sql("INSERT INTO notes (text) VALUES ('first')")
     return checkout
@@ -59,7 +59,7 @@ def test_first_deploy_migrates_with_the_role_of_the_migration(
     assert installed.machine.run("stat", "--format=%a", directory).stdout == "700\n"
 
 
-def test_failed_migration_leaves_the_version_before_serving(
+def test_failed_migration_keeps_the_previous_version(
     installed: Service, database: PostgreSQL
 ) -> None:
     package = installed.machine.root / installed.path.lstrip("/") / "src" / installed.package

@@ -33,7 +33,7 @@ WRK = """\
 
 @pytest.fixture
 def results() -> dict[str, Figures]:
-    """What was measured: each part, at some time."""
+    """The stored result of each part."""
     results = report.measured()
     assert results.keys() == report.PARTS.keys()
     return results
@@ -46,7 +46,7 @@ def test_each_plot_is_drawn_from_its_figures(results: dict[str, Figures]) -> Non
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_table_in_a_page_is_of_its_figures(page: Path, results: dict[str, Figures]) -> None:
+def test_each_table_in_a_page_matches_its_figures(page: Path, results: dict[str, Figures]) -> None:
     text = page.read_text()
 
     assert text == report.fill(text, report.blocks(results)), AGAIN
@@ -59,7 +59,9 @@ def test_each_sentence_quotes_its_figures(results: dict[str, Figures]) -> None:
         for part, result in results.items()
     }
     bare, naive, ours = (rows["serving"][name] for name in ("bare", "naive", "complete"))
-    rendered, neither = (rows["rollout"][name] for name in ("as rendered", "without both"))
+    rendered, neither = (
+        rows["rollout"][name] for name in ("as rendered", "without preStop and drain")
+    )
     zstd, br, gzip, nginx = (
         rows["compression"][f"gunicorn and nginx, {who}"]
         for who in (
@@ -115,9 +117,7 @@ def test_each_plot_and_each_table_is_shown(results: dict[str, Figures]) -> None:
 
 
 @pytest.mark.parametrize("part", report.PARTS)
-def test_another_figure_is_another_plot_and_another_table(
-    results: dict[str, Figures], part: str
-) -> None:
+def test_changed_figure_changes_plot_and_table(results: dict[str, Figures], part: str) -> None:
     other = copy.deepcopy(results)
     for row in other[part]["figures"]["rows"] + other[part]["figures"].get("codings", []):
         for key in ("cpu_us", "complete", "kib", "pss_mib", "lost", "cpu_ms"):
@@ -139,13 +139,13 @@ def test_another_figure_is_another_plot_and_another_table(
         ("<!-- bench: peers -->\nand no end\n", "has no <!-- /bench -->"),
     ],
 )
-def test_a_page_that_asks_for_what_is_not_there_is_caught(page: str, said: str) -> None:
+def test_page_with_an_unknown_or_open_table_is_refused(page: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         report.fill(page, {"peers": "a table"})
 
 
-def test_a_plot_can_be_read(results: dict[str, Figures]) -> None:
-    """By a screen reader, and on a phone: a row of it fits into its width."""
+def test_plot_is_valid_svg_with_readable_text(results: dict[str, Figures]) -> None:
+    """It has a title for screen readers, and each text fits its width."""
     for name, text in report.plots(results).items():
         picture = ET.fromstring(text)
         for told in ("title", "desc"):
@@ -156,14 +156,14 @@ def test_a_plot_can_be_read(results: dict[str, Figures]) -> None:
         width = int(picture.attrib["width"])
         lines: dict[str, float] = {}
         for element in picture.iter(f"{SVG}text"):
-            wide = 6.2 if element.attrib["class"] == "note" else 7.5  # a letter, in pixels
+            wide = 6.2 if element.attrib["class"] == "note" else 7.5  # width of a letter in pixels
             line = element.attrib["y"]
             lines[line] = lines.get(line, 0) + len(element.text or "") * wide
         assert max(lines.values()) < width, name
         assert all(float(bar.attrib["width"]) <= width for bar in picture.iter(f"{SVG}rect"))
 
 
-def test_a_smoke_run_says_so(results: dict[str, Figures]) -> None:
+def test_smoke_run_is_marked_in_plot_and_table(results: dict[str, Figures]) -> None:
     for quick in (True, False):
         run = {part: {**result, "quick": quick} for part, result in results.items()}
         told = [*report.plots(run).values(), *report.blocks(run).values()]
@@ -180,9 +180,7 @@ def test_features_are_detected_in_the_template_and_none_in_bare(
     assert does["this template, kubernetes"] == does["this template, vm"] == list(DOES)
 
 
-def test_each_name_that_the_bench_replaces_or_starts_is_in_the_service(
-    project: Project, target: str
-) -> None:
+def test_names_patched_by_the_bench_exist_in_the_service(project: Project, target: str) -> None:
     replaced = [name for name, _ in serving.WITHOUT.values()]
     names = [f"{project.package}.serving.{name}" for name in replaced]
     if target == "vm":
@@ -192,7 +190,7 @@ def test_each_name_that_the_bench_replaces_or_starts_is_in_the_service(
     project.run(project.program("python"), "-c", program, *names)
 
 
-def test_the_codings_in_bold_are_those_of_the_service() -> None:
+def test_codings_in_bold_match_the_service() -> None:
     source = ROOT / "template/src/{{package_name}}/serving/asgi/compression.py"
     levels = constants(source)
     names = {"zstd": "ZSTD_LEVEL", "br": "BROTLI_QUALITY", "gzip": "GZIP_LEVEL"}
@@ -216,7 +214,7 @@ def test_errors_do_not_count_as_responses() -> None:
         meter.read(WRK.format(p99="1.00ms", errors="  Non-2xx or 3xx responses: 9\n"))
 
 
-def test_the_cpu_of_processes_that_have_ended_counts(tmp_path: Path) -> None:
+def test_cpu_of_exited_processes_is_counted(tmp_path: Path) -> None:
     burn = "import time\nwhile time.process_time() < 0.5: pass"
     master = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {burn!r}])\n"
     program = master + "print(flush=True)\nsys.stdin.read()"
@@ -231,13 +229,13 @@ def test_the_cpu_of_processes_that_have_ended_counts(tmp_path: Path) -> None:
         process.stdout.readline()
         server = Server(process, 0, tmp_path / "log")
         assert len(meter.processes(server)) == 1
-        assert meter.cpu_seconds(server) >= 0.4  # the kernel tells it in hundredths, rounded
+        assert meter.cpu_seconds(server) >= 0.4  # the kernel counts in rounded hundredths
         process.stdin.close()
 
 
-def test_an_unknown_part_is_one_line() -> None:
+def test_unknown_part_prints_one_line() -> None:
     command = [sys.executable, "-m", "bench", "nowhere"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
-    assert done.returncode == 2
-    assert done.stderr.endswith("no such part: nowhere\n")
+    assert result.returncode == 2
+    assert result.stderr.endswith("no such part: nowhere\n")

@@ -1,4 +1,4 @@
-"""`make demo`: its output, its failures, and that it stops what it started."""
+"""`make demo`: output, failures, and the end of its servers."""
 
 import os
 import re
@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from ..harness.template import ROOT
+
+END_SECONDS = 300
+"""A demo that has not ended by then fails its test."""
 
 
 def start_demo(directory: Path, **env: str) -> subprocess.Popen[str]:
@@ -25,19 +28,19 @@ def start_demo(directory: Path, **env: str) -> subprocess.Popen[str]:
 
 
 def running_in(directory: Path) -> set[int]:
-    """The processes that work in a directory: uv's and the servers' do."""
+    """Return the processes whose working directory is below a directory: uv and the servers."""
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "cwd").readlink().is_relative_to(directory):
                 found.add(int(process.name))
-        except OSError:  # it ended, or is not ours to look at
+        except OSError:  # it has ended, or belongs to another user
             continue
     return found
 
 
 def nothing_is_left_in(directory: Path) -> bool:
-    """Whether every process has gone, within the second that the kernel may need."""
+    """Return whether all processes have ended within a second."""
     deadline = time.monotonic() + 1
     while running_in(directory) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -46,7 +49,7 @@ def nothing_is_left_in(directory: Path) -> bool:
 
 def test_shows_both_targets_under_their_servers(tmp_path: Path) -> None:
     demo = start_demo(tmp_path)
-    out, err = demo.communicate(timeout=90)
+    out, err = demo.communicate(timeout=END_SECONDS)
 
     assert demo.returncode == 0, err
     assert err == ""
@@ -78,7 +81,7 @@ def test_shows_both_targets_under_their_servers(tmp_path: Path) -> None:
         ("starting gunicorn", signal.SIGINT),
     ],
 )
-def test_a_signal_stops_all_that_it_started(
+def test_signal_stops_all_started_servers(
     tmp_path: Path, moment: str, sign: signal.Signals
 ) -> None:
     demo = start_demo(tmp_path)
@@ -90,40 +93,40 @@ def test_a_signal_stops_all_that_it_started(
 
     demo.send_signal(sign)
     demo.send_signal(sign)
-    _, err = demo.communicate(timeout=30)
+    _, err = demo.communicate(timeout=END_SECONDS)
 
     assert demo.returncode == 128 + sign
-    assert err == "Interrupted: what was started is stopped\n"
+    assert err == "Interrupted: all servers are stopped\n"
     assert nothing_is_left_in(tmp_path)
 
 
-def test_a_server_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+def test_server_that_does_not_start_prints_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "uvloop.py").write_text("raise ImportError('uvloop is broken')\n")
 
     demo = start_demo(tmp_path / "demo", PYTHONPATH=str(broken))
-    _, err = demo.communicate(timeout=60)
+    _, err = demo.communicate(timeout=END_SECONDS)
 
     assert demo.returncode == 1
     assert re.fullmatch(r"The demo failed: not ready: .*uvloop is broken.*\n", err)
     assert nothing_is_left_in(tmp_path)
 
 
-def test_unavailable_dependencies_are_one_line(tmp_path: Path) -> None:
+def test_unavailable_dependencies_print_one_line(tmp_path: Path) -> None:
     demo = start_demo(tmp_path / "demo", UV_OFFLINE="1", UV_CACHE_DIR=str(tmp_path / "empty"))
-    _, err = demo.communicate(timeout=60)
+    _, err = demo.communicate(timeout=END_SECONDS)
 
     assert demo.returncode == 1
     assert re.fullmatch(r"The demo failed: uv sync: .*\n", err)
     assert nothing_is_left_in(tmp_path)
 
 
-def test_does_not_render_over_what_is_there(tmp_path: Path) -> None:
+def test_existing_directory_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
 
     demo = start_demo(tmp_path)
-    _, err = demo.communicate(timeout=60)
+    _, err = demo.communicate(timeout=END_SECONDS)
 
     assert demo.returncode == 1
     assert err == f"The demo failed: {tmp_path} is not empty\n"

@@ -16,11 +16,11 @@ DOCS = ROOT / "docs"
 FOLLOWED = ("how-to/create.md", "how-to/update.md", "how-to/switch.md", "how-to/adopt.md")
 TUTORIALS = ("tutorials/on-a-vm.md", "tutorials/on-kubernetes.md")
 FOLLOWED_TOO = (*TUTORIALS, "how-to/customise.md", "how-to/opt-out.md")
-"""By tests/docs/test_tutorials.py."""
+"""Pages that tests/docs/test_tutorials.py runs."""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
 SHORTER = {"PYTEST_ADDOPTS": "--ignore=tests/serving/test_server.py"}
-"""Without the tests of its server, ten seconds each: rendering/test_projects.py runs them."""
+"""Without server tests, which take ten seconds each: rendering/test_projects.py runs them."""
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 every_target = pytest.mark.parametrize("target", TARGETS)
@@ -35,7 +35,7 @@ def told(name: str, target: str = "kubernetes") -> str:
 def service(
     template: Path, directory: Path, target: str = "kubernetes", ref: str = LATEST
 ) -> Project:
-    """Return a service copied earlier, in its reader's environment."""
+    """Return an existing service, in the environment of a reader."""
     project = Project(
         directory / "orders-api", environment=reader(directory / "home", template) | SHORTER
     )
@@ -77,7 +77,7 @@ def has_news(project: Project) -> bool:
 
 
 @every_page
-def test_every_command_is_run_or_says_why_not(page: Path) -> None:
+def test_every_command_is_run_or_has_a_reason_not_to(page: Path) -> None:
     left_out = [block for block in commands(page.read_text()) if block.kind != "not run"]
 
     assert left_out == [] or page in [DOCS / name for name in FOLLOWED + FOLLOWED_TOO]
@@ -102,8 +102,8 @@ def test_required_programs_are_listed_first(page: str) -> None:
     taken = PROGRAMS & set(re.findall(r"^\w+", scripts, re.MULTILINE))
     if "make validate" in scripts:
         (validate,) = ROOT.glob("template/*kubernetes*/scripts/validate.jinja")
-        (said,) = re.findall(r"Needs (.+)\.$", validate.read_text(), re.MULTILINE)
-        taken |= set(said.split(" and "))
+        (needed,) = re.findall(r"^for needed in (.+); do$", validate.read_text(), re.MULTILINE)
+        taken |= set(needed.split())
 
     assert {program for program in taken if program not in needs.lower()} == set()
 
@@ -211,18 +211,18 @@ def test_switch(template: Path, tmp_path: Path, old: str, new: str) -> None:
     assert git(project.path, "show", f"HEAD~1:kept/{edited}") == theirs
 
 
-# ── When Copier refuses: what it says is in the page's table, and what to do helps ────────────
+# ── Refusals of Copier: message and remedy in the page's table ────────────────────────────────
 
 
 def refused(project: Project, says: str) -> None:
-    done = project.run("copier", "update", "--defaults", check=False)
-    assert done.returncode != 0
-    assert says in done.stdout
+    result = project.run("copier", "update", "--defaults", check=False)
+    assert result.returncode != 0
+    assert says in result.stdout
     assert f"| `{says}` |" in told("how-to/update.md")
 
 
 def mend(project: Project, pattern: str, new: str) -> None:
-    """Change a line of the answers file, as the page says, and commit it."""
+    """Change a line of the answers file, as on the page, and commit it."""
     file = project.path / ".copier-answers.yml"
     text, mended = re.subn(pattern, new, file.read_text(), flags=re.MULTILINE)
     assert mended == 1
@@ -359,7 +359,7 @@ RUN pip install -r requirements.txt
 CMD uvicorn main:app --host 0.0.0.0 --port 80
 """,
     "README.md": "# Orders\n\nAsk in #orders before you touch it.\n",
-    ".gitignore": "venv/\norders.db\n",
+    ".gitignore": "__pycache__/\nvenv/\norders.db\n",
 }
 
 ASKED: tuple[tuple[str, str, object], ...] = (
@@ -380,14 +380,14 @@ ASKED: tuple[tuple[str, str, object], ...] = (
 
 
 def answers(server: Server) -> list[tuple[object, ...]]:
-    """Return status, type and body of its responses, and their schemas."""
+    """Return status, media type and body of responses, and the schema."""
     found: list[tuple[object, ...]] = []
     url = f"http://127.0.0.1:{server.port}"
     with httpx2.Client(base_url=url, trust_env=False) as client:
         for method, path, body in ASKED:
-            answer = client.request(method, path, json=body)
-            kind = answer.headers.get("content-type")
-            found.append((method, path, answer.status_code, kind, answer.text))
+            response = client.request(method, path, json=body)
+            kind = response.headers.get("content-type")
+            found.append((method, path, response.status_code, kind, response.text))
         paths = client.get("/openapi.json").json()["paths"]
         wanted = {path: paths[path] for path in ("/", "/health", "/orders", "/orders/{order_id}")}
         found += [
@@ -399,7 +399,7 @@ def answers(server: Server) -> list[tuple[object, ...]]:
 
 
 def test_adopt(own_template: Path, tmp_path: Path) -> None:
-    """One module, without a change for clients. updates/test_adopt_*.py adopt larger services."""
+    """A single module; responses do not change. updates/test_adopt_*.py adopt larger services."""
     names = {"NAME": "Orders API", "PACKAGE": "orders_api"}
     environment = reader(tmp_path / "home", own_template) | SHORTER | names
     project = Project(tmp_path / "work/orders", environment=environment)
@@ -431,10 +431,10 @@ def test_adopt(own_template: Path, tmp_path: Path) -> None:
     assert '"python-dateutil==2.9.0.post0",' in updated["pyproject.toml"]
 
 
-def test_each_variable_of_the_serving_layer_is_named_as_taken() -> None:
+def test_each_variable_of_the_serving_layer_is_listed_as_reserved() -> None:
     (settings,) = ROOT.glob("template/src/*/serving/settings.py")
     fields = re.findall(r"^    (\w+): ", settings.read_text().split("(BaseSettings):")[1], re.M)
-    taken = told("how-to/adopt.md").split("\n## Names that are taken\n")[1].split("\n## ")[0]
+    taken = told("how-to/adopt.md").split("\n## Reserved names\n")[1].split("\n## ")[0]
 
     assert "environment" in fields
     assert [name for name in fields if f"`{name.upper()}`" not in taken] == []
@@ -444,6 +444,7 @@ def answers_of_old(project: Project, log: Path) -> list[tuple[object, ...]]:
     """Return the responses of the service before adoption, with its own requirements."""
     port = free_port()
     command = [UV, "run", "--no-project", "--with-requirements", "requirements.txt", "uvicorn"]
-    with launch(project, [*command, "main:app", "--port", str(port)], log, port) as server:
+    env = {"PYTHONDONTWRITEBYTECODE": "1"}  # the service has no .gitignore
+    with launch(project, [*command, "main:app", "--port", str(port)], log, port, env) as server:
         server.wait_for_log("Application startup complete")
         return answers(server)

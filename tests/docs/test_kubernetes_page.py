@@ -30,14 +30,14 @@ Path = tuple[str | int, ...]
 
 
 def parse(path: str) -> Path:
-    """`a.'b.c'[0]` as its steps."""
+    """Return the steps of a path such as `a.'b.c'[0]`."""
     return tuple(
         int(index) if index else quoted or word for quoted, word, index in STEP.findall(path)
     )
 
 
 def rows(page: str) -> Iterator[tuple[str, Path, object]]:
-    """Each row of the tables: the kind, the path of a field in it, its value."""
+    """Yield each row of the tables: the kind, the path of a field in it, its value."""
     kind, prefix = "", ""
     for line in page.splitlines():
         if heading := HEADING.match(line):
@@ -49,7 +49,7 @@ def rows(page: str) -> Iterator[tuple[str, Path, object]]:
 
 
 def leaves(tree: object, path: Path = ()) -> Iterator[Path]:
-    """The paths of all values."""
+    """Yield the paths of all values."""
     if isinstance(tree, dict | list):
         for step, branch in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from leaves(branch, (*path, step))
@@ -96,19 +96,19 @@ def differences(page: str, manifests: dict[str, Any]) -> Iterator[str]:
 
 
 def known(path: Path) -> bool:
-    """Whether a field is a name, or one that every manifest has."""
+    """Return whether a field is a name, or one that every manifest has."""
     return (
         path[0] in ("apiVersion", "kind")
         or path[:2] in (("metadata", "name"), ("metadata", "namespace"))
         or "app.kubernetes.io/name" in path
         or (path[:2] == ("metadata", "labels") and path[2] in COMMON_LABELS)
         or (path[-1] == "name" and path[-3:-1] == ("containers", 0))
-        # What an alert asks and says stands in its file; that there is one, on the page.
+        # The page lists the alerts; their expressions and texts are only in the file.
         or ("rules" in path and path[:2] == ("spec", "groups") and path[-1] not in RULE)
     )
 
 
-def test_each_field_is_told_as_it_is(manifests: dict[str, Any]) -> None:
+def test_each_field_in_the_page_has_the_rendered_value(manifests: dict[str, Any]) -> None:
     assert list(differences(PAGE, manifests)) == []
 
 
@@ -122,20 +122,20 @@ def test_each_field_is_told_as_it_is(manifests: dict[str, Any]) -> None:
         ("| `spec.minReadySeconds` | `5` |", "", "minReadySeconds'): is left out"),
     ],
 )
-def test_a_page_that_is_wrong_is_caught(
+def test_wrong_value_in_the_page_is_reported(
     manifests: dict[str, Any], right: str, wrong: str, said: str
 ) -> None:
     assert PAGE.count(right) == 1
     assert said in "\n".join(differences(PAGE.replace(right, wrong), manifests))
 
 
-def test_the_picture_is_drawn_from_what_is_rendered(orders: Project) -> None:
-    """When it is not: .venv/bin/python -m bench.timeline"""
+def test_picture_shows_the_rendered_values(orders: Project) -> None:
+    """To update it: .venv/bin/python -m bench.timeline"""
     assert PICTURE.read_text() == draw(phases(orders))
     assert draw(phases(orders)).count("<rect") == 5
 
 
-def test_the_phases_fill_the_grace_of_a_pod(render: Render, orders: Project) -> None:
+def test_shutdown_phases_add_up_to_the_grace_period(render: Render, orders: Project) -> None:
     longer = render(deployment="kubernetes", request_timeout_seconds=300)
 
     assert sum(phase.seconds for phase in phases(orders)) == 46

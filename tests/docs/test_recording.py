@@ -5,5 +5,5 @@ from pathlib import Path
 from ..harness.recording import PICTURE, record
 
 
-def test_the_picture_is_what_a_terminal_shows(tmp_path: Path) -> None:
+def test_recording_matches_the_output_of_copier(tmp_path: Path) -> None:
     assert record(tmp_path) == PICTURE.read_text(), "python -m tests.harness.recording makes it"

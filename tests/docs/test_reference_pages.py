@@ -4,16 +4,16 @@ import pytest
 
 from ..harness import reference
 
-AGAIN = "write it again: .venv/bin/python -m tests.harness.reference"
+AGAIN = "run .venv/bin/python -m tests.harness.reference"
 
 
 @pytest.fixture(scope="module")
 def now(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The pages as they should be."""
+    """The generated pages, from the current sources."""
     return reference.pages(tmp_path_factory.mktemp("reference"))
 
 
-def test_it_is_current(now: dict[str, str]) -> None:
+def test_generated_pages_are_current(now: dict[str, str]) -> None:
     pages = {page.name: page.read_text() for page in reference.REFERENCE.glob("*.md")}
     written = {name: text for name, text in pages.items() if text.startswith(reference.WRITTEN)}
 
@@ -21,10 +21,10 @@ def test_it_is_current(now: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "told"),
+    ("page", "line"),
     [
         ("questions.md", "## `deployment`"),
-        ("settings.md", "| `METRICS_PORT` | `9090` | a whole number from 0 up to 65535 |"),
+        ("settings.md", "| `METRICS_PORT` | `9090` | integer, at least 0, at most 65535 |"),
         (
             "metrics.md",
             "| `http_request_duration_seconds` | histogram | `method`, `route`, `status` |",
@@ -33,18 +33,20 @@ def test_it_is_current(now: dict[str, str]) -> None:
         ("files.md", "| `src/PACKAGE/serving/process/worker.py` | `vm` | template |"),
     ],
 )
-def test_it_tells_of_what_is_there(now: dict[str, str], page: str, told: str) -> None:
-    assert told in now[page]
+def test_reference_lists_every_question_setting_metric_and_file(
+    now: dict[str, str], page: str, line: str
+) -> None:
+    assert line in now[page]
 
 
 def test_undocumented_log_field_is_reported() -> None:
     line = dict.fromkeys(reference.FIELDS, "")
 
-    with pytest.raises(ValueError, match="told or seen, not both: news"):
+    with pytest.raises(ValueError, match="documented or seen, not both: news"):
         reference.log_page([line | {"news": 1}])
 
 
-def test_a_validator_is_told_by_what_it_says() -> None:
+def test_validator_is_documented_by_its_message() -> None:
     page = reference.questions_page()
 
     assert "without a double quote, a backslash, $, %, { or } |" in page

@@ -27,7 +27,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def addresses(site: Path) -> list[str]:
-    """Its pages, as they are linked."""
+    """Return its pages, as they are linked."""
     found = (str(file.relative_to(site)) for file in sorted(site.rglob("*.html")))
     return [path.removesuffix("index.html") for path in found]
 
@@ -46,7 +46,7 @@ def findings(site: Path, view: View, browser: Browser, *paths: str) -> dict[str,
 
 
 @every_view
-def test_each_page_can_be_read(site: Path, view: View, chromium: Browser) -> None:
+def test_each_page_is_accessible_and_complete(site: Path, view: View, chromium: Browser) -> None:
     assert len(addresses(site)) > 20
     assert findings(site, view, chromium) == {}
 
@@ -74,7 +74,7 @@ UNREADABLE = """\
 
 
 @every_view
-def test_what_cannot_be_read_is_caught(
+def test_unreadable_page_is_reported(
     own_template: Path,
     view: View,
     chromium: Browser,
@@ -86,7 +86,7 @@ def test_what_cannot_be_read_is_caught(
         page.write(BROKEN)
     (own_template / "docs/unreadable.svg").write_text(UNREADABLE)
 
-    said = "\n".join(findings(build(own_template), view, chromium, "")[""])
+    output = "\n".join(findings(build(own_template), view, chromium, "")[""])
 
     for complaint in (
         "wider than the screen",
@@ -99,15 +99,14 @@ def test_what_cannot_be_read_is_caught(
         {"light": ": white on the page", "dark": ": black on the page"}[view.scheme],
         " px: small",
     ):
-        assert complaint in said
-    assert {"light": ": black on the page", "dark": ": white on the page"}[view.scheme] not in said
+        assert complaint in output
+    unread = {"light": ": black on the page", "dark": ": white on the page"}[view.scheme]
+    assert unread not in output
     assert (tmp_path / f"{view}-index.png").is_file()
 
 
 @every_view
-def test_a_picture_is_of_the_scheme_that_the_reader_chose(
-    site: Path, view: View, chromium: Browser
-) -> None:
+def test_picture_has_the_selected_color_scheme(site: Path, view: View, chromium: Browser) -> None:
     """The system's may be another one; a picture goes by `color-scheme`."""
     with served(site) as root, view.open(chromium) as context:
         page = Visit(context, root).page

@@ -16,7 +16,7 @@ from ..harness.template import ROOT
 BASE = "https://site.invalid/"
 CONFIG = "zensical.toml"
 
-# Where an element names what it takes along.
+# Attributes with the address of a resource.
 FETCHED = {"img": "src", "script": "src", "link": "href", "iframe": "src"}
 
 
@@ -47,7 +47,7 @@ class Page(HTMLParser):
 
 
 def pages(site: Path) -> dict[str, Page]:
-    """Its pages, by their address."""
+    """Return the pages of a site by address."""
     found = {}
     for file in site.rglob("*.html"):
         path = str(file.relative_to(site)).removesuffix("index.html")
@@ -100,7 +100,7 @@ def test_site_has_no_broken_link_and_no_external_resource(site: Path) -> None:
     ] == []
 
 
-def test_each_page_is_arranged_once() -> None:
+def test_each_page_is_in_the_navigation_once() -> None:
     arranged = list(navigation(tomllib.loads((ROOT / CONFIG).read_text())["project"]["nav"]))
     written = [str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")]
 
@@ -120,7 +120,7 @@ def test_each_page_is_in_the_folder_of_its_section() -> None:
     assert {page: str(Path(page).parent) for page in folders} == folders
 
 
-def test_next_leads_from_the_first_page_to_the_last(site: Path) -> None:
+def test_next_links_lead_through_all_pages(site: Path) -> None:
     order = list(navigation(tomllib.loads((ROOT / CONFIG).read_text())["project"]["nav"]))
     seen = [site / "index.html"]
     while link := re.search(r'<a href="([^"]+)" class="[^"]*link--next"', seen[-1].read_text()):

@@ -13,9 +13,9 @@ from ..harness.update import tree
 
 DOCS = ROOT / "docs"
 SHORTER = {"PYTEST_ADDOPTS": "--ignore=tests/serving/test_server.py"}
-"""Without the tests of its server, ten seconds each: rendering/test_projects.py runs them."""
+"""Without server tests, which take ten seconds each: rendering/test_projects.py runs them."""
 
-# In place of the network between the laptop and the host.
+# Replaces ssh over the network between laptop and host.
 SSH = """\
 #!/bin/sh
 [ "$1" = "{host}" ] || exit 255

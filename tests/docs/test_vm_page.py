@@ -25,11 +25,11 @@ ROW = re.compile(r"^\| (`.+?`) \| .+ \|$")
 NGINX_TOKEN = re.compile(r"""#.*|[;{}]|(?:'[^']*'|"[^"]*"|[^\s;{}'"])+""")
 
 ELSEWHERE = ("certbot", "docker", "uv")
-"""Programs that need not be on this machine."""
+"""Programs that may be missing on this machine."""
 
 
 def rows(page: str) -> dict[str, list[str]]:
-    """The directives of each file in the tables below its heading; `…` is anything."""
+    """Return the directives of each file in the tables below its heading; `…` is anything."""
     told: dict[str, list[str]] = {}
     file = ""
     for line in page.splitlines():
@@ -43,14 +43,14 @@ def rows(page: str) -> dict[str, list[str]]:
 
 
 def unit_directives(text: str) -> Iterator[str]:
-    """`Key=value` of each line, those that go on in the next one made whole."""
+    """Yield `Key=value` lines, with continuation lines joined."""
     for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
         if line and line[0] not in "#[":
             yield line
 
 
 def nginx_directives(text: str) -> Iterator[str]:
-    """Each directive and each block's opening, its words one space apart."""
+    """Yield each directive and each block's opening, its words one space apart."""
     words: list[str] = []
     for token in NGINX_TOKEN.findall(text):
         if token in (";", "{", "}"):
@@ -62,7 +62,7 @@ def nginx_directives(text: str) -> Iterator[str]:
 
 
 def gunicorn_directives(text: str) -> Iterator[str]:
-    """The settings, as they are written, and the hooks; a name in capitals is neither."""
+    """Yield settings and hooks; names in capitals are neither."""
     for statement in ast.parse(text).body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)]) if name.islower():
@@ -72,12 +72,12 @@ def gunicorn_directives(text: str) -> Iterator[str]:
 
 
 def rules_directives(text: str) -> Iterator[str]:
-    """The name of each rule; what it asks stands in the file."""
+    """Yield the name of each rule, without its expression."""
     yield from re.findall(r"^ +- ((?:alert|record): \S+)$", text, re.MULTILINE)
 
 
 def reader(file: Path) -> Callable[[str], Iterator[str]] | None:
-    """What reads the directives of a file: a drop-in of systemd ends in .conf like a site."""
+    """Return the program that reads a file: systemd drop-ins and nginx sites both end in .conf."""
     return unit_directives if file.parent.name == "systemd" else READERS.get(file.suffix)
 
 
@@ -120,7 +120,7 @@ def orders(render: Render) -> Project:
     return render(project_name="Orders API", deployment="vm")
 
 
-def test_each_directive_is_told_as_it_is(orders: Project) -> None:
+def test_each_directive_in_the_page_has_the_rendered_value(orders: Project) -> None:
     assert list(differences(PAGE, orders.path / "deploy/vm")) == []
 
 
@@ -140,7 +140,9 @@ def test_each_directive_is_told_as_it_is(orders: Project) -> None:
         ("`SocketMode=0660`", "`SocketMode=0660` `SocketMode=0660`", "`SocketMode=0660` is not"),
     ],
 )
-def test_a_page_that_is_wrong_is_caught(orders: Project, right: str, wrong: str, said: str) -> None:
+def test_wrong_value_in_the_page_is_reported(
+    orders: Project, right: str, wrong: str, said: str
+) -> None:
     assert PAGE.count(right) == 1
     assert said in "\n".join(differences(PAGE.replace(right, wrong), orders.path / "deploy/vm"))
 
@@ -153,7 +155,7 @@ def test_a_page_that_is_wrong_is_caught(orders: Project, right: str, wrong: str,
         ("gunicorn.conf.py", "backlog = 2048\n", "", "`backlog = 2048` is not there"),
     ],
 )
-def test_a_file_that_has_changed_is_caught(
+def test_changed_file_is_reported(
     orders: Project, tmp_path: Path, file: str, old: str, new: str, said: str
 ) -> None:
     directory = Path(shutil.copytree(orders.path / "deploy/vm", tmp_path / "vm"))
@@ -168,7 +170,7 @@ def test_a_file_that_has_changed_is_caught(
 
 
 def told_commands(page: str) -> Iterator[list[str]]:
-    """The words of each command: in a block of the page, else in lines that are set in."""
+    """Yield the words of each command in a page: in fenced blocks, or else in indented lines."""
     blocks = [block.text for block in commands(page)]
     blocks += re.findall(r"^    .*\n", FENCE.sub("", page), re.MULTILINE)
     for line in re.sub(r"\\\n", " ", "".join(blocks)).replace("&&\n", "\n").splitlines():
@@ -197,17 +199,17 @@ def unknown_words(page: str, project: Project) -> Iterator[str]:
             yield from () if verb in known else (f"{program} {verb}",)
             yield from (f"{program} {verb} {unit}" for unit in named if unit not in units)
         if program == "journalctl":
-            asked = [word.partition("=") for word in words]
+            assignments = [word.partition("=") for word in words]
             yield from (
-                word for option, _, word in asked if option == "--unit" and word not in units
+                word for option, _, word in assignments if option == "--unit" and word not in units
             )
 
 
 def manual(program: str) -> set[str]:
     """Return the words of a program's help."""
     topic = ["all"] if Path(program).name == "curl" else []
-    done = subprocess.run([program, "--help", *topic], check=True, capture_output=True, text=True)
-    return set(re.findall(r"[\w-]+", done.stdout))
+    result = subprocess.run([program, "--help", *topic], check=True, capture_output=True, text=True)
+    return set(re.findall(r"[\w-]+", result.stdout))
 
 
 def unknown_paths(page: str, project: Project) -> set[str]:
@@ -221,7 +223,9 @@ def unknown_paths(page: str, project: Project) -> set[str]:
     text = text.replace("$name", slug)
     found = set(re.findall(rf"/(?:opt|etc|run)/{slug}[\w./-]*[\w]", page))
     release = f"/opt/{slug}/current/"
-    found = {path.removeprefix(release) for path in found}  # has the files of the checkout
+    found = {
+        path.removeprefix(release) for path in found
+    }  # a release has the files of the checkout
     found = {re.sub("/secrets/[A-Z_]+$", "/secrets", path) for path in found}
     return {path for path in found if path not in text and not (project.path / path).is_file()}
 
@@ -234,13 +238,13 @@ def pages(orders: Project) -> str:
     return PAGE + RUNBOOK + (orders.path / "deploy/README.md").read_text()
 
 
-def test_commands_and_paths_are_there(pages: str, orders: Project) -> None:
+def test_commands_and_paths_of_the_page_exist(pages: str, orders: Project) -> None:
     assert len(list(told_commands(pages))) > 30
     assert list(unknown_words(pages, orders)) == []
     assert unknown_paths(pages, orders) == set()
 
 
-def test_each_test_that_it_names_is_there() -> None:
+def test_each_test_named_by_the_page_exists() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)`", PAGE)
 
     assert len(named) > 5
@@ -258,7 +262,7 @@ def test_each_test_that_it_names_is_there() -> None:
         ("`/opt/orders-api/uv`", "`/opt/orders-api/pip`", "/opt/orders-api/pip"),
     ],
 )
-def test_a_command_that_is_not_there_is_caught(
+def test_unknown_command_is_reported(
     pages: str, orders: Project, right: str, wrong: str, said: str
 ) -> None:
     assert right in pages

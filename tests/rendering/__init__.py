@@ -1,1 +1,1 @@
-"""What is rendered: questions, files, the project's own checks and tests, its pipeline."""
+"""Rendering: questions, files, the project's own checks and tests, its pipeline."""

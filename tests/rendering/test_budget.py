@@ -31,7 +31,7 @@ def drain_seconds(project: Project) -> float:
 
 
 def seconds_of(text: str, pattern: str) -> int:
-    """The number that a pattern finds, once."""
+    """Return the number in the only match of a pattern."""
     [found] = re.findall(pattern, text)
     return int(found)
 
@@ -70,7 +70,7 @@ def test_grace_period_of_a_pod_covers_its_shutdown(
 def test_timeouts_of_a_host_cover_the_shutdown(
     render: Render, project: Project, seconds: int
 ) -> None:
-    """gunicorn's options are those that gunicorn itself prints, with the other project's venv."""
+    """Options as gunicorn prints them, in the virtual environment of another project."""
     rendered = render(deployment="vm", request_timeout_seconds=seconds)
     printed = project.run(
         *(project.program("gunicorn"), "--print-config", "--config"),
@@ -89,7 +89,7 @@ def test_timeouts_of_a_host_cover_the_shutdown(
     assert int(stop) > graceful
 
     site = host.site_file(rendered).read_text()
-    # A request may wait until the last one before a restart has had its budget, then take its own.
+    # A request may wait for the budget of the last one before a restart, then use its own.
     assert seconds_of(site, r" proxy_read_timeout (\d+)s;") > graceful + seconds
     assert seconds_of(site, r" proxy_send_timeout (\d+)s;") > graceful + seconds
     assert seconds_of(site, r" keepalive_timeout (\d+)s;") < keepalive
@@ -105,7 +105,7 @@ def test_timeouts_of_a_host_cover_the_shutdown(
 
 @only_on_vm
 def test_compose_has_tasks_for_the_threads_of_32_workers_twice(project: Project) -> None:
-    """As many as the metrics have room for: each with its threads, and as many in a reload."""
+    """The metrics have room for 32 workers; each has its threads, and a reload doubles them."""
     settings = (serving(project) / "settings.py").read_text()
     threads = seconds_of(settings, r"threads: int = Field\(default=(\d+)")
     compose = yaml.safe_load((project.path / "deploy/vm/compose.yaml").read_text())

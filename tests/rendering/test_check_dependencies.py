@@ -16,7 +16,7 @@ FLOOR = "pydantic-settings>=2.16.0"
 
 @pytest.fixture
 def project(render: Render, tmp_path: Path) -> Project:
-    """What the check reads of a service on Kubernetes."""
+    """The files that the check reads, of a service on Kubernetes."""
     rendered = render(deployment="kubernetes")
     for name in ("pyproject.toml", ".copier-files.txt", CHECK[1]):
         path = tmp_path / "service" / name
@@ -43,13 +43,13 @@ def require(project: Project, requirement: str) -> None:
         "pydantic-settings[yaml]>=2.15.9 ; python_version > '3'",
     ],
 )
-def test_a_lower_requirement_is_one_line(project: Project, requirement: str) -> None:
+def test_lower_requirement_prints_one_line(project: Project, requirement: str) -> None:
     require(project, requirement)
 
-    done = project.run(*CHECK, check=False)
+    result = project.run(*CHECK, check=False)
 
-    assert done.returncode == 1
-    assert done.stdout == (
+    assert result.returncode == 1
+    assert result.stdout == (
         f"pyproject.toml: {requirement} is lower than what the template needs: {FLOOR}\n"
     )
 
@@ -63,7 +63,7 @@ def test_a_lower_requirement_is_one_line(project: Project, requirement: str) -> 
         "pydantic-settings[yaml]~=3.0",
     ],
 )
-def test_the_same_or_a_higher_requirement_passes(project: Project, requirement: str) -> None:
+def test_equal_or_higher_requirement_passes(project: Project, requirement: str) -> None:
     require(project, requirement)
 
     assert project.run(*CHECK).stdout == ""
@@ -76,14 +76,15 @@ def test_the_same_or_a_higher_requirement_passes(project: Project, requirement: 
         '[project.optional-dependencies]\nold = ["fastapi==0.115.0"]\n',
     ],
 )
-def test_lower_requirement_in_another_table_is_one_line(project: Project, table: str) -> None:
+def test_lower_requirement_in_another_table_prints_one_line(project: Project, table: str) -> None:
     path = project.path / "pyproject.toml"
     path.write_text(f"{path.read_text()}\n{table}")
 
-    done = project.run(*CHECK, check=False)
+    result = project.run(*CHECK, check=False)
 
-    assert done.returncode == 1
-    assert re.fullmatch(r"pyproject.toml: fastapi==0.115.0 is lower .+: fastapi>=.+\n", done.stdout)
+    assert result.returncode == 1
+    line = r"pyproject.toml: fastapi==0.115.0 is lower .+: fastapi>=.+\n"
+    assert re.fullmatch(line, result.stdout)
 
 
 def test_extra_with_the_templates_requirement_passes(project: Project) -> None:
@@ -93,7 +94,7 @@ def test_extra_with_the_templates_requirement_passes(project: Project) -> None:
     assert project.run(*CHECK).stdout == ""
 
 
-def test_missing_extra_is_one_line(project: Project) -> None:
+def test_missing_extra_prints_one_line(project: Project) -> None:
     """Without `standard` uvicorn runs on the slow event loop."""
     path = project.path / "pyproject.toml"
     path.write_text(path.read_text().replace("uvicorn[standard]", "uvicorn"))
@@ -109,7 +110,7 @@ def test_gate_prints_a_lower_requirement(render: Render, tmp_path: Path) -> None
     )
     require(Project(service), "pydantic-settings==2.6.1")
 
-    done = Project(service).run(sys.executable, "scripts/check_update.py", check=False)
+    result = Project(service).run(sys.executable, "scripts/check_update.py", check=False)
 
-    assert done.returncode == 1
-    assert done.stdout.startswith("pyproject.toml: pydantic-settings==2.6.1 is lower ")
+    assert result.returncode == 1
+    assert result.stdout.startswith("pyproject.toml: pydantic-settings==2.6.1 is lower ")

@@ -1,4 +1,4 @@
-"""Every kind of service with the newest of everything, as Copier and uv give it today.
+"""Every kind of service with the newest versions of Copier and all dependencies.
 
 `.github/workflows/latest.yml` runs it each week, so that a failure is known before a user
 starts a service with it.
@@ -18,7 +18,7 @@ from ..harness.project import Project
 from ..harness.template import LATEST, TARGETS, git, questions
 from ..harness.update import tree
 
-# What decides on how Python runs; the rest is files beside it.
+# Answers that change the Python code; the others add only files.
 CODE = ("pyproject.toml", "src", "tests")
 
 NEWEST = {"UV_FROZEN": "0", "UV_RESOLUTION": "highest"}
@@ -35,7 +35,7 @@ Newest = Callable[[Shape], Project]
 
 
 def combinations() -> Iterator[dict[str, object]]:
-    """Every shape, and for each target every other answer that has a few, one at a time."""
+    """Yield every combination of these answers, and per target each other choice, one at a time."""
     for deployment, traces, database in SHAPES:
         yield {"deployment": deployment, "traces": traces, "database": database}
     for name, question in questions().items():
@@ -52,7 +52,7 @@ def combinations() -> Iterator[dict[str, object]]:
 
 
 def digest(project: Project) -> str:
-    """Of what Python runs."""
+    """Return a digest of the files that Python runs."""
     listed = git(project.path, "ls-files", "--cached", "--others", "--exclude-standard", *CODE)
     content = hashlib.sha256()
     for name in sorted(listed.splitlines()):
@@ -62,7 +62,7 @@ def digest(project: Project) -> str:
 
 @pytest.fixture(scope="module")
 def services(render: Render) -> list[Project]:
-    """All of them are rendered; of those whose code is the same, one."""
+    """Renders of all combinations; one of those with equal code."""
     different: dict[str, Project] = {}
     for answers in combinations():
         project = render(**answers)
@@ -71,14 +71,14 @@ def services(render: Render) -> list[Project]:
 
 
 def held_back(project: Project) -> list[str]:
-    """The dependencies of which there is a newer version than the project takes."""
+    """Return the dependencies whose newest version is not locked."""
     tree = project.uv("tree", "--outdated", "--depth=1", "--all-groups", "--no-dedupe").stdout
     return re.findall(r"^\S*[├└]── (.+\(latest: .+\))", tree, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
 def newest(services: list[Project], tmp_path_factory: pytest.TempPathFactory) -> Newest:
-    """A copy of the service with these answers, locked anew."""
+    """A copy of the service with these answers and a new uv.lock."""
     made: dict[Shape, Project] = {}
 
     def newest(shape: Shape) -> Project:
@@ -95,18 +95,20 @@ def newest(services: list[Project], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def shape_of(service: Project) -> Shape:
-    """What its code depends on."""
+    """Return the dependencies of the service."""
     answers = service.answers
     return answers["deployment"], bool(answers["traces"]), answers["database"]
 
 
-def test_the_code_depends_on_three_answers(services: list[Project]) -> None:
+def test_only_three_answers_change_the_package(services: list[Project]) -> None:
     assert sorted(map(shape_of, services)) == sorted(SHAPES)
 
 
 @every_shape
-def test_it_starts_serves_and_stops_with_the_newest(newest: Newest, shape: Shape) -> None:
-    """By its own tests: the lifespan, and the real server from its start to the drain."""
+def test_service_starts_serves_and_stops_with_the_newest_dependencies(
+    newest: Newest, shape: Shape
+) -> None:
+    """Runs its own tests of the lifespan, and of the server from start to drain."""
     project = newest(shape)
 
     project.uv("run", "--quiet", "mypy")
@@ -133,7 +135,7 @@ def test_older_version_of_a_dependency_is_reported(newest: Newest) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_newest_copier_renders_the_same(
+def test_newest_copier_renders_the_same(
     render: Render, template: Path, tmp_path: Path, target: str
 ) -> None:
     copier = ("tool", "run", "--refresh-package=copier", "copier@latest", "copy", "--defaults")

@@ -1,4 +1,4 @@
-"""Local work of a team, with the commands of its README."""
+"""Local development with the commands of the README."""
 
 import os
 import re
@@ -61,15 +61,15 @@ def test_lint_and_validate_pass(project: Project) -> None:
     make(project, "validate")
 
 
-def test_missing_tool_of_validate_is_one_line(project: Project, tmp_path: Path) -> None:
+def test_missing_tool_of_validate_prints_one_line(project: Project, tmp_path: Path) -> None:
     for tool in ("bash", "dirname", "make"):
         (tmp_path / tool).symlink_to(shutil.which(tool) or "")
 
-    done = project.run("make", "validate", env={"PATH": str(tmp_path)}, check=False)
+    result = project.run("make", "validate", env={"PATH": str(tmp_path)}, check=False)
 
-    assert done.returncode != 0
-    [said] = [line for line in done.stdout.splitlines() if line.startswith("validate: ")]
-    assert said == "validate: uv is missing; the top of scripts/validate says what it needs"
+    assert result.returncode != 0
+    [output] = [line for line in result.stdout.splitlines() if line.startswith("validate: ")]
+    assert output == "validate: uv is missing; see the requirements at the top of scripts/validate"
 
 
 def find(tool: str) -> str | None:
@@ -103,10 +103,10 @@ def test_validate_fails_for_a_fault(own: Project, target: str) -> None:
     for name, right, wrong, complaint in mistakes:
         file = own.path / name
         replace(file, right, wrong)
-        done = own.run("make", "validate", env={"PATH": PATH}, check=False)
+        result = own.run("make", "validate", env={"PATH": PATH}, check=False)
         git(own.path, "checkout", "--", name)
-        assert done.returncode != 0, (name, done.stdout)
-        assert complaint in done.stdout, name
+        assert result.returncode != 0, (name, result.stdout)
+        assert complaint in result.stdout, name
 
 
 def test_make_run_reads_dot_env(own: Project, tmp_path: Path) -> None:
@@ -161,8 +161,8 @@ def test_hooks_pass_and_fail_for_a_fault(own: Project) -> None:
     settings = own.path / f"src/{own.package}/settings.py"
     settings.write_text(settings.read_text() + "\n    greeting: strr\n")
     (own.path / "scripts/validate").write_text("#!/bin/bash\necho $1\n")
-    done = own.run(*hooks, env={"PATH": PATH}, check=False)
-    failed = re.findall(r"^(\S.*?)\.+Failed$", done.stdout, re.MULTILINE)
+    result = own.run(*hooks, env={"PATH": PATH}, check=False)
+    failed = re.findall(r"^(\S.*?)\.+Failed$", result.stdout, re.MULTILINE)
     assert {"ruff check", "mypy", "shellcheck"} <= {*failed}
 
 
@@ -211,10 +211,10 @@ SLOW = """
 async def slow() -> None:
     await asyncio.sleep(0.7)
 """
-# The same user then asks for it: which of two tasks comes when is left to chance.
+# Requested by the same task, because locust selects tasks randomly.
 AND_SLOW = """        self.client.get("/slow")
 """
-# What a service must not do: the bodies differ, or are not what they say.
+# Faulty responses: bodies that differ by coding, or do not match their Content-Encoding.
 WRONG = """
 
 @app.get("/other")
@@ -236,7 +236,7 @@ from fastapi.responses import StreamingResponse
 
 
 def with_routes(own: Project, routes: str) -> Project:
-    """With routes of its own."""
+    """A project with more routes."""
     file = own.path / f"src/{own.package}/app.py"
     file.write_text(file.read_text() + IMPORTS + routes)
     own.uv("sync", "--quiet")
@@ -252,7 +252,9 @@ def address(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}"
 
 
-def test_load_runs_the_users_and_fails_with_a_failed_request(own: Project, tmp_path: Path) -> None:
+def test_make_load_runs_the_users_and_fails_if_a_request_fails(
+    own: Project, tmp_path: Path
+) -> None:
     with_routes(own, ROUTES + SLOW)
     report = own.path / "build/load.html"
     locustfile = own.path / "tests/load/locustfile.py"
@@ -260,14 +262,14 @@ def test_load_runs_the_users_and_fails_with_a_failed_request(own: Project, tmp_p
     with locustfile.open("a") as file:
         file.write(AND_SLOW)
     with serve(own, tmp_path / "log") as server:
-        said = load(own, address(server)).stdout
+        output = load(own, address(server)).stdout
 
-        asked = ("/large-response", "/slow")
-        answered = [line for line in server.requests if line["route"] in asked]
-        counted = re.findall(r"Aggregated +(\d+) +0\(0.00%\)", said)
+        requested = ("/large-response", "/slow")
+        answered = [line for line in server.requests if line["route"] in requested]
+        counted = re.findall(r"Aggregated +(\d+) +0\(0.00%\)", output)
         assert int(counted[-1]) == len(answered), "no request is cut off"
         assert len(counted) > 1, "while it runs"
-        assert all(f'"{path}"' in report.read_text() for path in asked)
+        assert all(f'"{path}"' in report.read_text() for path in requested)
         assert report.read_text().count('"current_rps": ["') > 1, "points of a plot"
         report.unlink()
 
@@ -299,14 +301,14 @@ def test_load_runs_the_users_and_fails_with_a_failed_request(own: Project, tmp_p
         ("http://localhost:port", "not an address such as http://127.0.0.1:8000"),
     ],
 )
-def test_load_without_a_service_is_one_line(project: Project, url: str, line: str) -> None:
+def test_make_load_without_a_service_prints_one_line(project: Project, url: str, line: str) -> None:
     url = url.format(port=free_port())
-    done = load(project, url, check=False)
+    result = load(project, url, check=False)
 
-    assert done.returncode != 0
-    [said] = [text for text in done.stdout.splitlines() if text.startswith("load.py: ")]
-    assert said.startswith(f"load.py: {url}: {line}")
-    assert "Traceback" not in done.stdout
+    assert result.returncode != 0
+    [output] = [text for text in result.stdout.splitlines() if text.startswith("load.py: ")]
+    assert output.startswith(f"load.py: {url}: {line}")
+    assert "Traceback" not in result.stdout
 
 
 def test_locust_is_installed_for_make_load_only(own: Project) -> None:
@@ -333,7 +335,7 @@ Rows = dict[tuple[str, str], tuple[int, float, str]]
 
 
 def rows(report: str) -> Rows:
-    """Bytes, share and note, by path and coding."""
+    """Return bytes, share and note by path and coding."""
     found: Rows = {}
     path = ""
     for line in report.splitlines():
@@ -363,14 +365,14 @@ def test_compression_report_matches_bytes_on_the_wire(project: Project, tmp_path
     assert found["/nowhere", "plain"][2] == "status 404"
 
 
-def test_compression_report_lists_routes_and_why_some_are_plain(own: Project) -> None:
+def test_compression_report_lists_routes_and_reasons_for_plain(own: Project) -> None:
     with_routes(own, ROUTES)
-    (own.path / ".env").write_text("LOG_LEVEL=info\n")  # as .env.example has it
+    (own.path / ".env").write_text("LOG_LEVEL=info\n")  # the default in .env.example
 
-    said = make(own, "compression")
+    output = make(own, "compression")
 
-    assert "route=/large-response" not in said, "the log hides the table"
-    found = rows(said)
+    assert "route=/large-response" not in output, "the log hides the table"
+    found = rows(output)
     notes = {path: note for (path, coding), (_, _, note) in found.items() if coding == "plain"}
     assert notes == {
         "/health/live": "below 1,024 bytes",
@@ -387,7 +389,7 @@ def test_compression_report_lists_routes_and_why_some_are_plain(own: Project) ->
     packed = {path for path, coding in found if coding == "zstd"}
     assert packed == {"/large-response", "/now", "/lines"}
     assert found["/lines", "gzip"][2] == "streamed: ms of its first part"
-    assert found["/lines", "br"][2] == "came as identity", "streams are not sent as brotli"
+    assert found["/lines", "br"][2] == "returned as identity", "streams are not sent as brotli"
 
 
 @pytest.mark.parametrize(
@@ -402,23 +404,25 @@ def test_corrupted_compressed_body_fails_the_report(
 ) -> None:
     with_routes(own, ROUTES + route)
 
-    done = own.run("make", "compression", env={"PATH": PATH}, check=False)
+    result = own.run("make", "compression", env={"PATH": PATH}, check=False)
 
-    assert done.returncode != 0
-    assert complaint in done.stdout
-    assert done.stdout.count("Traceback") == 1, "the log's, of /broken, which is asked once"
+    assert result.returncode != 0
+    assert complaint in result.stdout
+    assert result.stdout.count("Traceback") == 1, "the one in the log, of one request to /broken"
 
 
 # ── deploy/kubernetes/deploy ──────────────────────────────────────────────────────────────
 
 
-@pytest.fixture
-def deploy(render: Render, tmp_path: Path) -> Project:
-    """A project for Kubernetes, without a cluster: cluster/test_deploy.py has one."""
+@pytest.fixture(scope="module")
+def deploy(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project for Kubernetes, without a cluster; cluster/test_deploy.py uses a cluster."""
     if shutil.which("kubectl") is None:
         pytest.skip("no manifests without kubectl")
-    path = Path(shutil.copytree(render(deployment="kubernetes").path, tmp_path / "own"))
-    return Project(path, environment={"KUBECONFIG": str(tmp_path / "none"), "PATH": PATH})
+    directory, environment = tmp_path_factory.mktemp("deploy"), shutil.ignore_patterns(".venv")
+    rendered = render(deployment="kubernetes").path
+    path = Path(shutil.copytree(rendered, directory / "own", ignore=environment))
+    return Project(path, environment={"KUBECONFIG": str(directory / "none"), "PATH": PATH})
 
 
 SCRIPT = "deploy/kubernetes/deploy"
@@ -440,23 +444,23 @@ def test_dry_run_changes_only_image_and_version_of_the_overlay(render: Render) -
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "deploy: it takes an environment and an image: staging NAME@sha256:…"),
+        ([], "deploy: expected an environment and an image: staging NAME@sha256:…"),
         (["nowhere", DIGEST], "deploy: there is no environment nowhere"),
         (["staging", "ledger:latest"], "deploy: ledger:latest has no digest: NAME@sha256:…"),
         (["staging", f"a\nb@{DIGEST}"], "deploy: a"),
         (["../base", DIGEST], "deploy: there is no environment ../base"),
-        (["--force", "staging", DIGEST], "deploy: there is no option --force, only --dry-run,"),
+        (["--force", "staging", DIGEST], "deploy: unknown option --force: the options are"),
         (["local", DIGEST], f"deploy: {DIGEST} was not built by make local"),
-        (["staging", DIGEST], "deploy: the cluster doesn't answer, or not to you: "),
+        (["staging", DIGEST], "deploy: the cluster can't be reached with your credentials: "),
     ],
 )
-def test_invalid_arguments_of_deploy_are_one_line(
+def test_invalid_arguments_of_deploy_print_one_line(
     deploy: Project, arguments: list[str], line: str
 ) -> None:
-    done = deploy.run(SCRIPT, *arguments, check=False)
+    result = deploy.run(SCRIPT, *arguments, check=False)
 
-    assert done.returncode == 1
-    assert done.stdout.startswith(line)
+    assert result.returncode == 1
+    assert result.stdout.startswith(line)
     assert list(deploy.path.glob("deploy/kubernetes/release.*")) == []
 
 
@@ -475,8 +479,8 @@ def test_ci_builds_the_image_as_make_image_does(render: Render, target: str) -> 
     project = render(deployment=target)
     command = ["make", "--no-print-directory", "--dry-run", "image"]
 
-    said = subprocess.run(command, cwd=project.path, check=True, capture_output=True, text=True)
+    output = subprocess.run(command, cwd=project.path, check=True, capture_output=True, text=True)
 
     assert (
-        f"run: {said.stdout.strip()}\n" in (project.path / ".github/workflows/ci.yml").read_text()
+        f"run: {output.stdout.strip()}\n" in (project.path / ".github/workflows/ci.yml").read_text()
     )

@@ -6,7 +6,7 @@ from ..conftest import Render
 from ..harness.project import Project, find_python
 from ..harness.template import PYTHONS, TARGETS, commit, git
 
-# The longest names that the questions take: lines must not grow too long with them.
+# The longest accepted names, with which no line may become too long.
 LONGEST = {
     "project_name": "Customer Notifications Preference Service for Europe and Asia",
     "project_slug": "customer-notification-preference",
@@ -50,7 +50,7 @@ def test_every_dependency_has_a_wheel_for_each_python(project: Project, python: 
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
-def test_its_own_tests_pass(template_copy: Project, python: str) -> None:
+def test_rendered_project_passes_its_own_tests(template_copy: Project, python: str) -> None:
     interpreter = find_python(python)
     if interpreter is None:
         pytest.skip(reason=f"no Python {python} on this machine")
@@ -58,12 +58,14 @@ def test_its_own_tests_pass(template_copy: Project, python: str) -> None:
         template_copy.path, interpreter, {"UV_PROJECT_ENVIRONMENT": f".venv-{python}"}
     )
 
-    done = project.uv("run", "--quiet", "pytest")
+    result = project.uv("run", "--quiet", "pytest")
 
-    assert "passed" in done.stdout
+    assert "passed" in result.stdout
 
 
-def test_its_own_tests_pass_with_the_lowest_dependencies(template_copy: Project) -> None:
+def test_rendered_project_passes_its_own_tests_with_the_lowest_dependencies(
+    template_copy: Project,
+) -> None:
     project = Project(
         template_copy.path,
         environment={
@@ -74,9 +76,9 @@ def test_its_own_tests_pass_with_the_lowest_dependencies(template_copy: Project)
     )
     project.uv("lock")
 
-    done = project.uv("run", "--quiet", "pytest")
+    result = project.uv("run", "--quiet", "pytest")
 
-    assert "passed" in done.stdout
+    assert "passed" in result.stdout
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Invalid answers end in one line with what is accepted, and no file is written."""
+"""Invalid answers print one line with the accepted values, and write no file."""
 
 import re
 import subprocess
@@ -72,7 +72,7 @@ UNUSABLE_NETWORK = "'proxy_network': an IPv4 network without host bits such as 1
         ("dependency_updates", "pyup", "'pyup' is not in ['renovate', 'dependabot', 'none']"),
     ],
 )
-def test_invalid_answer_is_one_line(
+def test_invalid_answer_prints_one_line(
     template: Path, tmp_path: Path, question: str, answer: str, line: str
 ) -> None:
     answers = {"project_name": "Orders API", "deployment": "kubernetes", question: answer}
@@ -140,12 +140,12 @@ def test_copy_keeps_an_existing_file(template: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ci", "by"), [("github", "release.yml"), ("gitlab", ".gitlab-ci.yml"), ("none", None)]
 )
-def test_a_copy_ends_with_three_steps_for_its_target(
+def test_copy_prints_three_next_steps_for_its_target(
     template: Path, tmp_path: Path, target: str, ci: str, by: str | None
 ) -> None:
     shop = tmp_path / "shop"
-    said = copy(template, shop, "project_name=Shop", f"deployment={target}", f"ci={ci}").stderr
-    _, steps = said.split("\nShop is ready. Next, in its directory:\n")
+    output = copy(template, shop, "project_name=Shop", f"deployment={target}", f"ci={ci}").stderr
+    _, steps = output.split("\nShop is ready. Next, in its directory:\n")
     lines = steps.rstrip().splitlines()
 
     assert [line[:5] for line in lines] == ["  1. ", "  2. ", "  3. "]

@@ -20,14 +20,14 @@ from ..harness.project import Project
 from ..harness.template import LATEST, PYTHONS, ROOT, TARGETS, git
 from ..harness.template import render as render_with
 
-# What the other target is made of; a rendered project holds no such word.
+# Terms of a target, which a render of the other one must not contain.
 FOREIGN_WORDS = {
     "kubernetes": r"gunicorn|systemd|systemctl|journald|journalctl|nginx|compose|\bvms?\b",
     "vm": r"kube|\bk8s\b|\bpods?\b|kustomi[sz]e|helm|ingress|configmap|\bclusters?\b|replica",
 }
 EVERY_COMBINATION = list(itertools.product(TARGETS, PYTHONS))
 
-# Which files each answer brings; none of them brings none.
+# Files that each answer adds; "none" adds no file.
 OF_CI = {
     "github": {
         ".github/workflows/ci.yml",
@@ -46,13 +46,13 @@ OF_UPDATES = {
 EVERY_CI = [
     {"ci": ci, "dependency_updates": updates}
     for ci, updates in itertools.product(OF_CI, OF_UPDATES)
-    if (ci, updates) != ("gitlab", "dependabot")  # refused: test_questions.py
+    if (ci, updates) != ("gitlab", "dependabot")  # an invalid combination: test_questions.py
 ]
 every_ci = pytest.mark.parametrize("answers", EVERY_CI, ids=lambda given: "-".join(given.values()))
 
 
 def files(project: Project) -> list[Path]:
-    """The rendered files, relative to the project, in order."""
+    """Return the rendered files, relative to the project, in order."""
     listed = git(project.path, "ls-files", "--others", "--cached", "--exclude-standard")
     return sorted(Path(name) for name in listed.splitlines() if name != "uv.lock")
 
@@ -70,7 +70,7 @@ def test_every_combination_renders(render: Render, target: str, python: str) -> 
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_paths_are_those_of_the_manifest(render: Render, target: str) -> None:
+def test_rendered_paths_match_the_recorded_manifest(render: Render, target: str) -> None:
     """tests/manifest/TARGET.txt lists every rendered file."""
     manifest = ROOT / f"tests/manifest/{target}.txt"
 
@@ -81,7 +81,7 @@ def test_the_paths_are_those_of_the_manifest(render: Render, target: str) -> Non
 
 @every_ci
 @pytest.mark.parametrize("target", TARGETS)
-def test_ci_and_updates_bring_their_own_files_alone(
+def test_answers_for_ci_and_updates_add_only_their_own_files(
     render: Render, target: str, answers: dict[str, str]
 ) -> None:
     manifest = ROOT / f"tests/manifest/{target}.txt"
@@ -118,7 +118,7 @@ def test_terms_of_a_target_occur_in_its_render(render: Render) -> None:
 def scar(name: Path, text: str) -> str | None:
     """Return the first trace of the template in a file."""
     if name.name == "prometheusrule.yaml" or name.name.endswith(".rules.yml"):
-        # What Prometheus fills in by itself stands in a summary, and nowhere else.
+        # Prometheus' own placeholders occur in summaries only.
         its_own = re.compile(r"\{\{ \$(?:labels\.\w+|value \| humanize\w*) \}\}")
         text = re.sub("^ +summary: .*$", lambda line: its_own.sub("…", line[0]), text, flags=re.M)
     jinja = r"(?<!\$)\{\{|\{%|\{#|copier\.yml|jinja"  # GitHub's expressions are ${{ … }}
@@ -155,7 +155,7 @@ SUMMARY = '  summary: "{{ $labels.job }} {{ $value | humanizePercentage }}"\n'
         ("ci.yml", "run: ${{ github.ref }}\n", None),
     ],
 )
-def test_traces_of_the_template_are_found(name: str, text: str, found: str | None) -> None:
+def test_check_finds_traces_of_the_template(name: str, text: str, found: str | None) -> None:
     assert scar(Path(name), text) == found
 
 
@@ -204,7 +204,7 @@ def test_every_file_of_a_known_format_parses(
 def test_copies_without_trust_identity_or_network(
     template: Path, tmp_path: Path, target: str, ref: str | None
 ) -> None:
-    """The documented command, by a user without a git identity and without a network."""
+    """The documented command, without git identity and network."""
     command = [str(Path(sys.executable).with_name("copier")), "copy", "--defaults"]
     command += ["-d", f"project_name={NAME}", "-d", f"deployment={target}"]
     if ref:
@@ -213,14 +213,14 @@ def test_copies_without_trust_identity_or_network(
     home = tmp_path / "home"
     home.mkdir()
 
-    done = subprocess.run(
+    result = subprocess.run(
         [*offline, *command, str(template), str(tmp_path / "shop")],
         env={"PATH": os.environ["PATH"], "HOME": str(home)},
         capture_output=True,
         text=True,
     )
 
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     answers = yaml.safe_load((tmp_path / "shop/.copier-answers.yml").read_text())
     assert answers["_commit"] == LATEST
     assert answers["deployment"] == target
@@ -228,7 +228,7 @@ def test_copies_without_trust_identity_or_network(
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_answers_file_has_no_computed_value(render: Render, target: str) -> None:
-    """A computed value in the answers file would be frozen there."""
+    """A computed value in the answers file would never change again."""
     assert render(deployment=target).answers.keys() == {
         "_commit",
         "_src_path",
@@ -260,10 +260,10 @@ def test_answer_to_an_unknown_question_is_an_error_in_the_harness(
         render_with(template, tmp_path / "shop", {"deplyo": "vm"})
 
 
-# ── What the README shows ─────────────────────────────────────────────────────────────────
+# ── README ────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_picture_of_the_shapes_is_of_what_is_rendered(render: Render, target: str) -> None:
+def test_picture_of_the_shapes_matches_the_render(render: Render, target: str) -> None:
     picture = (ROOT / "docs/shapes.svg").read_text()
     shape = re.search(rf'<g id="{target}">.*?</g>', picture, re.DOTALL)
     assert shape
@@ -276,7 +276,7 @@ def test_the_picture_of_the_shapes_is_of_what_is_rendered(render: Render, target
     assert not re.search(FOREIGN_WORDS[target], shape[0], re.IGNORECASE)
 
 
-def test_the_tree_of_the_readme_is_of_what_is_rendered(render: Render, target: str) -> None:
+def test_tree_in_the_readme_matches_the_render(render: Render, target: str) -> None:
     [tree] = re.findall(
         r"```text\n(kubernetes .*?)```", (ROOT / "README.md").read_text(), re.DOTALL
     )

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ..conftest import Render
+from ..harness import golang
 from ..harness.project import UV
 from ..harness.template import ROOT
+from ..kubernetes.test_manifests import kustomize, of_kind
 
 CHECKOV = ("run", "--quiet", "--locked", "--isolated", "--only-group", "checkov", "checkov")
-"""From uv's cache when it is there, so that it also works with no network."""
+"""Offline, if uv's cache has it."""
 
 WORSE = {
     "deployment": ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "CKV_K8S_22"),
@@ -32,15 +35,15 @@ class Findings:
 
 
 def checkov(directory: Path) -> dict[str, Findings]:
-    """Scan a directory; the findings of each file by its path in there."""
+    """Scan a directory; return the findings by relative path."""
     options = ("--framework", "kubernetes", "dockerfile", "--skip-download", "--output", "json")
     command = [UV, CHECKOV[0], f"--python={sys.executable}", *CHECKOV[1:], *options]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, "--directory", str(directory)], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.stdout.startswith(("[", "{")), done.stderr
+    assert result.stdout.startswith(("[", "{")), result.stderr
     found: dict[str, Findings] = {}
-    for report in json.loads(done.stdout):
+    for report in json.loads(result.stdout):
         for check in (check for checks in report["results"].values() for check in checks):
             findings = found.setdefault(check["file_path"].removeprefix("/"), Findings())
             match check["check_result"]["result"]:
@@ -106,6 +109,46 @@ def test_checkov_reports_worse_files(found: dict[str, Findings]) -> None:
     for name, findings in worse.items():
         _, _, check = WORSE["Dockerfile" if name.endswith("Dockerfile") else "deployment"]
         assert check in findings.failed
+
+
+EXPLAINED = {
+    "container-resources": "no CPU limit: it throttles while the node is idle",
+    "container-image-pull-policy": "a tag never moves, and no start waits for the registry",
+    "deployment-has-host-podantiaffinity": "topologySpreadConstraints spread the pods over nodes",
+}
+"""Accepted findings of kube-score, with the reason."""
+
+
+def kube_score(manifests: str) -> set[str]:
+    """Return the checks that fail."""
+    options = ("--output-format=json", "--kubernetes-version=v1.37", "-")
+    result = golang.go("kube-score", "tool", "kube-score", "score", *options, stdin=manifests)
+    assert result.stdout.startswith("["), result.stderr
+    checks = [check for found in json.loads(result.stdout) for check in found["checks"]]
+    assert len(checks) > 20
+    return {each["check"]["id"] for each in checks if each["grade"] < 10 and not each["skipped"]}
+
+
+@pytest.mark.parametrize(("route", "database"), [("httproute", "none"), ("ingress", "postgresql")])
+def test_kube_score_finds_only_explained_findings(
+    render: Render, route: str, database: str
+) -> None:
+    project = render(deployment="kubernetes", route=route, database=database)
+    path = project.path / "deploy/kubernetes"
+    found = kustomize(path / "overlays/production")
+    if database == "postgresql":
+        image = f"registry.example.com/ledger@sha256:{'0' * 64}"
+        command = [str(path / "migrate"), "--dry-run", "production", image]
+        result = subprocess.run(command, check=True, capture_output=True, text=True)
+        found += of_kind("Job", list(yaml.safe_load_all(result.stdout)))
+    manifests = yaml.safe_dump_all(found)
+
+    assert kube_score(manifests) == EXPLAINED.keys()
+    worse = manifests.replace("ephemeral-storage: 1Gi", "").replace("runAsUser: 10001", "")
+    assert kube_score(worse) - EXPLAINED.keys() == {
+        "container-ephemeral-storage-request-and-limit",
+        "container-security-context-user-group-id",
+    }
 
 
 def hadolint(text: str) -> str:

@@ -22,7 +22,7 @@ SHELL = {
     "WEB_CONCURRENCY": "7",
     "token": "hunter2",
 }
-# Fixtures of the same names, and one of the team's that needs what the service doesn't have.
+# Fixtures with the same names, and one with an import that the service lacks.
 CONFTEST = """\
 import pytest
 
@@ -41,9 +41,9 @@ OF_THE_TEMPLATE = ("tests/serving", "tests/test_env_example.py", "tests/test_tri
 
 
 def test_suite_passes_with_any_variable_in_the_shell(project: Project) -> None:
-    done = project.run(project.program("python"), "-m", "pytest", "-q", env=SHELL)
+    result = project.run(project.program("python"), "-m", "pytest", "-q", env=SHELL)
 
-    assert " passed" in done.stdout
+    assert " passed" in result.stdout
 
 
 def test_template_tests_pass_with_another_conftest_and_strict_warnings(
@@ -54,9 +54,9 @@ def test_template_tests_pass_with_another_conftest_and_strict_warnings(
     (copy.path / "tests/conftest.py").write_text(CONFTEST)
     (copy.path / "pytest.ini").write_text(STRICT)
 
-    done = copy.run(project.program("python"), "-m", "pytest", "-q", *OF_THE_TEMPLATE, env=SHELL)
+    result = copy.run(project.program("python"), "-m", "pytest", "-q", *OF_THE_TEMPLATE, env=SHELL)
 
-    assert " passed" in done.stdout
+    assert " passed" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_env_example_may_list_variables_of_other_programs(
     with (copy.path / ".env.example").open("a") as example:
         example.write(lines)
 
-    done = copy.run(
+    result = copy.run(
         *(project.program("python"), "-m", "pytest", "-q", "tests/test_env_example.py"),
         env={"PYTHONPATH": "src", "DATABASE_URL": "sqlite://"},
     )
 
-    assert "2 passed" in done.stdout
+    assert "2 passed" in result.stdout

@@ -25,21 +25,21 @@ Lint = Callable[..., list[str]]
 
 @pytest.fixture(params=SOURCES)
 def workflows(request: pytest.FixtureRequest, render: Render) -> list[Path]:
-    """Those of this repository, then of each target's project."""
+    """The workflows of this repository, and of each target's project."""
     project = ROOT if request.param == "template" else render(deployment=request.param).path
     return sorted(Path(project, ".github/workflows").iterdir())
 
 
 @pytest.fixture
 def lint() -> Lint:
-    """What actionlint finds in workflows."""
+    """A function that returns actionlint's findings in workflows."""
     if missing := actionlint.missing_tools():
         pytest.skip(f"no actionlint without {', '.join(missing)}")
     return actionlint.findings
 
 
 def jobs(file: Path) -> dict[str, Job]:
-    """The jobs of a workflow."""
+    """Return the jobs of a workflow."""
     found: dict[str, Job] = yaml.safe_load(file.read_text())["jobs"]
     return found
 
@@ -52,30 +52,32 @@ def release(render: Render, target: str) -> dict[str, Job]:
 
 @pytest.fixture
 def pipeline(render: Render, target: str) -> Path:
-    """The same on GitLab."""
+    """The jobs of the GitLab pipeline."""
     return render(deployment=target, ci="gitlab").path / ".gitlab-ci.yml"
 
 
-def said(tool: str, *arguments: str | Path) -> str:
-    """Return the findings of a tool of this environment; "" for none."""
+def output_of(tool: str, *arguments: str | Path) -> str:
+    """Return the findings of a tool in this environment, or an empty string."""
     program = Path(sys.executable).with_name(tool)
-    done = subprocess.run([program, *arguments], capture_output=True, text=True)
-    return done.stdout + done.stderr if done.returncode else ""
+    result = subprocess.run([program, *arguments], capture_output=True, text=True)
+    return result.stdout + result.stderr if result.returncode else ""
 
 
 def findings(*files: Path, schema: str = "github-workflows") -> Iterator[str]:
     """Yield the findings of all tools for workflows, or for another file that GitHub reads."""
     zizmor = ("--offline", "--pedantic", "--strict-collection", "--no-progress", "--quiet")
-    yield from filter(None, [said("zizmor", *zizmor, *files)])
+    yield from filter(None, [output_of("zizmor", *zizmor, *files)])
     yield from mistakes(schema, *files)
 
 
 def mistakes(schema: str, *files: Path) -> Iterator[str]:
     """Yield violations of a schema."""
-    yield from filter(None, [said("check-jsonschema", f"--builtin-schema=vendor.{schema}", *files)])
+    yield from filter(
+        None, [output_of("check-jsonschema", f"--builtin-schema=vendor.{schema}", *files)]
+    )
 
 
-def test_the_tools_find_nothing(workflows: list[Path]) -> None:
+def test_zizmor_and_schema_find_nothing(workflows: list[Path]) -> None:
     assert "ci.yml" in [workflow.name for workflow in workflows]
     assert list(findings(*workflows)) == []
 
@@ -85,9 +87,7 @@ def test_actionlint_finds_nothing(workflows: list[Path], lint: Lint) -> None:
 
 
 @pytest.mark.parametrize("ci", ["github", "none"])
-def test_the_tools_find_nothing_in_what_dependabot_does(
-    render: Render, target: str, ci: str
-) -> None:
+def test_zizmor_finds_nothing_in_dependabot_config(render: Render, target: str, ci: str) -> None:
     project = render(deployment=target, ci=ci, dependency_updates="dependabot")
     file = project.path / ".github/dependabot.yml"
 
@@ -128,9 +128,9 @@ def test_tools_report_a_faulty_workflow(
 def test_actionlint_reports_a_faulty_workflow(
     lint: Lint, tmp_path: Path, right: str, wrong: str, complaint: str
 ) -> None:
-    [said] = lint(worse(tmp_path, right, wrong))
+    [output] = lint(worse(tmp_path, right, wrong))
 
-    assert said.endswith(complaint)
+    assert output.endswith(complaint)
 
 
 def worse(directory: Path, right: str, wrong: str) -> Path:
@@ -143,8 +143,8 @@ def worse(directory: Path, right: str, wrong: str) -> Path:
     return file
 
 
-def test_an_action_has_one_version(workflows: list[Path]) -> None:
-    """Pinned in several files: a half-made bump would go unnoticed."""
+def test_each_action_has_one_version(workflows: list[Path]) -> None:
+    """It is pinned in several files, which must be updated together."""
     used = re.findall(
         r"uses: (\w\S+)@(\w{40}) # (\S+)", "".join(file.read_text() for file in workflows)
     )
@@ -166,7 +166,7 @@ def scripts(project: Project) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("ci", ["github", "gitlab"])
-def test_shellcheck_finds_nothing_in_what_they_run(
+def test_shellcheck_finds_nothing_in_workflow_scripts(
     render: Render, target: str, ci: str, tmp_path: Path
 ) -> None:
     found = list(scripts(render(deployment=target, ci=ci)))
@@ -175,7 +175,7 @@ def test_shellcheck_finds_nothing_in_what_they_run(
     for number, script in enumerate(found):
         file = tmp_path / str(number)
         file.write_text(script)
-        assert said("shellcheck", "--shell=bash", "--color=never", file) == ""
+        assert output_of("shellcheck", "--shell=bash", "--color=never", file) == ""
 
 
 # ── From main to production ───────────────────────────────────────────────────────────────
@@ -188,13 +188,13 @@ def test_image_is_published_after_tests_and_scan(release: dict[str, Job]) -> Non
     assert image["needs"] == "ci"
     assert release["ci"]["uses"] == "./.github/workflows/ci.yml"
     assert steps.index("Build") < steps.index("Scan") < steps.index("Push")
-    assert steps.index("Push") < steps.index("Sign it, and the list")
+    assert steps.index("Push") < steps.index("Sign the image and the SBOM")
     scan = image["steps"][steps.index("Scan")]
     assert "continue-on-error" not in scan
     assert scan["with"] == {"image-ref": "${{ steps.build.outputs.image }}"}
 
 
-def test_only_the_job_that_publishes_may_write(render: Render, target: str) -> None:
+def test_only_the_publishing_job_has_write_permissions(render: Render, target: str) -> None:
     project = render(deployment=target)
     writing = {
         (file.name, name)
@@ -212,7 +212,7 @@ def test_nothing_is_deployed_without_deploy_to(release: dict[str, Job], environm
 
     assert f"contains(vars.DEPLOY_TO, '{environment}')" in job["if"]
     assert "github.ref == 'refs/heads/main'" in job["if"]
-    assert job["environment"] == environment, "who may approve, and the secrets"
+    assert job["environment"] == environment, "the environment has the approvers and secrets"
     assert "image" in job["needs"]
 
 
@@ -280,7 +280,7 @@ def setup_uv(job: Job) -> list[Job]:
     return [step for step in job["steps"] if step.get("uses", "").startswith("astral-sh/setup-uv@")]
 
 
-# ── The newest of everything, each week ───────────────────────────────────────────────────
+# ── Weekly run with the newest versions ───────────────────────────────────────────────────
 
 
 def test_weekly_run_covers_every_python() -> None:
@@ -294,16 +294,16 @@ def test_weekly_run_covers_every_python() -> None:
 
 
 def test_failed_weekly_run_opens_an_issue(tmp_path: Path) -> None:
-    """With the workflow's script, and a `gh` that reports whether an issue is open."""
+    """Runs the workflow's script with a fake `gh`, with and without an open issue."""
     issue = jobs(ROOT / ".github/workflows/latest.yml")["issue"]
     [script] = [step["run"] for step in issue["steps"]]
     assert (issue["needs"], issue["if"]) == ("services", "failure()")
     assert issue["permissions"] == {"issues": "write"}
     file = tmp_path / "script"
     file.write_text(script)
-    assert said("shellcheck", "--shell=bash", "--color=never", file) == ""
+    assert output_of("shellcheck", "--shell=bash", "--color=never", file) == ""
 
-    def done(found: str) -> str:
+    def calls(found: str) -> str:
         gh = tmp_path / "gh"
         gh.write_text(f'#!/bin/sh\n[ "$2" = list ] && echo "{found}" || echo "$1 $2 $3"\n')
         gh.chmod(0o755)
@@ -313,14 +313,14 @@ def test_failed_weekly_run_opens_an_issue(tmp_path: Path) -> None:
             command, env=environment, check=True, capture_output=True, text=True
         ).stdout
 
-    assert done("") == "issue create --title\n"
-    assert done("7") == "issue comment 7\n"
+    assert calls("") == "issue create --title\n"
+    assert calls("7") == "issue comment 7\n"
 
 
 # ── The site, on GitHub Pages ─────────────────────────────────────────────────────────────
 
 
-def test_site_is_published_with_deploy_to_by_a_job_without_own_code() -> None:
+def test_site_is_published_by_a_job_that_runs_no_repository_code() -> None:
     pages = jobs(ROOT / ".github/workflows/pages.yml")
     build, publish = pages["build"], pages["publish"]
 

@@ -62,7 +62,7 @@ END = b"\r\n"
 HELLO = b"5\r\nhello\r\n"
 MANY = b"".join(b"X-%d: y\r\n" % number for number in range(10_000))
 CHUNK = b"10000\r\n" + b"x" * 0x10000 + END
-TOO_MUCH = [CHUNK] * 17  # a chunk more than a MiB
+TOO_MUCH = [CHUNK] * 17  # one chunk more than 1 MiB
 
 
 def of_length(length: bytes) -> bytes:
@@ -115,7 +115,7 @@ UNREADABLE = {
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
 }
 
-# What is, with the status of the answer.
+# Valid HTTP, with the status of the response.
 READABLE = {
     "line breaks in the path": (to(b"/a%0d%0aX-Evil:%201%00"), 404),
     "a path to be redirected with them": (to(b"/large-response/?%0d%0aX-Evil:%201"), 307),
@@ -158,7 +158,7 @@ READABLE = {
 
 @pytest.fixture(scope="module")
 def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service with more routes, in one process, impatient."""
+    """The service with more routes, in one process, with short timeouts."""
     directory = tmp_path_factory.mktemp("hostile")
     (directory / "routes.py").write_text(ROUTES.format(package=project.package))
     env = {
@@ -174,10 +174,10 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_invalid_http_is_refused_with_one_log_line(server: Server, name: str) -> None:
     with log_of(server) as log, Wire(server) as wire:
         wire.send(UNREADABLE[name])
-        assert wire.answer().status == 400
+        assert wire.response().status == 400
         assert wire.closed()
 
-    # Where only the body can't be read, the request has begun.
+    # If only the body is invalid, the request has started.
     assert [event["event"] for event in log if event["event"] != "request"] == [
         "Invalid HTTP request received."
     ]
@@ -186,17 +186,17 @@ def test_invalid_http_is_refused_with_one_log_line(server: Server, name: str) ->
 
 
 @pytest.mark.parametrize("name", READABLE)
-def test_valid_http_is_answered_with_one_log_line(server: Server, name: str) -> None:
+def test_valid_http_gets_its_status_and_one_log_line(server: Server, name: str) -> None:
     request, status = READABLE[name]
     with log_of(server) as log, Wire(server) as wire:
         wire.send(request)
-        answer = wire.answer(request.split()[0].decode())
+        response = wire.response(request.split()[0].decode())
 
-    assert answer.status == status, answer.body
-    assert "x-evil" not in answer.headers
+    assert response.status == status, response.body
+    assert "x-evil" not in response.headers
     [line] = log
     assert (line["event"], line["status"]) == ("request", status)
-    assert answer.headers["x-request-id"] == line["request_id"]
+    assert response.headers["x-request-id"] == line["request_id"]
     assert line["request_id"].isalnum()
 
 
@@ -205,9 +205,9 @@ def test_request_id_is_accepted_unchanged_or_replaced(server: Server) -> None:
     with log_of(server) as log, Wire(server) as wire:
         for request in (PROXIED + b"X-Request-ID: one-of-ours\r\n\r\n", PROXIED + END):
             wire.send(request)
-            wire.answer()
+            wire.response()
         wire.send(GET + b"X-Request-ID: one-of-theirs\r\n\r\n")
-        wire.answer()
+        wire.response()
 
     assert len(log) == 3
     assert [line["request_id"] == "one-of-ours" for line in log] == [True, False, False]
@@ -220,9 +220,9 @@ def test_chunked_body_above_the_limit_is_refused(server: Server, path: str) -> N
     head = to(path.encode(), method.encode()).removesuffix(END)
     with log_of(server) as log, Wire(server) as wire:
         wire.send(head + b"Transfer-Encoding: chunked\r\n\r\n", *TOO_MUCH)
-        answer = wire.answer()
+        response = wire.response()
 
-    assert answer.status == 413
+    assert response.status == 413
     assert [line["status"] for line in log] == [413]
 
 
@@ -232,7 +232,7 @@ def test_too_large_body_aborts_a_started_response(server: Server) -> None:
         assert wire.head()[0] == 200
         wire.send(*TOO_MUCH)
         with pytest.raises((ValueError, EOFError, ConnectionError)):
-            wire.answer()
+            wire.response()
         server.wait_for_log("/stream")
 
     assert [event["status"] for event in log if event["event"] == "request"] == [200]
@@ -241,31 +241,31 @@ def test_too_large_body_aborts_a_started_response(server: Server) -> None:
 def test_invalid_chunk_in_a_body_is_a_client_error(server: Server) -> None:
     with log_of(server) as log, Wire(server) as wire:
         wire.send(CHUNKED + b"Expect: 100-continue\r\n\r\n")
-        assert wire.answer().status == 100  # it reads
+        assert wire.response().status == 100  # the application reads the body
         wire.send(HELLO + b"no size\r\n")
-        assert wire.answer().status == 400
+        assert wire.response().status == 400
         assert wire.closed()
 
     assert not any("exception" in event for event in log), log
     assert [event["status"] for event in log if event["event"] == "request"] == [499]
 
 
-def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+def test_pipelined_requests_get_responses_in_order(server: Server) -> None:
     with log_of(server) as log, Wire(server) as wire:
         hello = POST + b"Content-Length: 5\r\n\r\nhello"
         wire.send((hello + to(b"/nowhere") + GET + END) * 20)
-        statuses = [wire.answer().status for _ in range(60)]
+        statuses = [wire.response().status for _ in range(60)]
 
     assert statuses == [200, 404, 200] * 20
     assert [line["status"] for line in log] == statuses
 
 
-def test_expect_continue_is_answered_when_the_body_is_read(server: Server) -> None:
+def test_expect_continue_gets_100_when_the_body_is_read(server: Server) -> None:
     with Wire(server) as wire:
         wire.send(POST + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
-        assert wire.answer().status == 100
+        assert wire.response().status == 100
         wire.send(b"hello")
-        assert wire.answer().body == b"hello"
+        assert wire.response().body == b"hello"
 
 
 @pytest.mark.parametrize(
@@ -275,15 +275,15 @@ def test_expect_continue_is_answered_when_the_body_is_read(server: Server) -> No
 def test_head_never_has_a_body(server: Server, path: str, status: int) -> None:
     with log_of(server) as log, Wire(server) as wire:
         wire.send(to(path.encode(), b"HEAD") + GET + END)
-        assert wire.answer("HEAD").status == status
-        assert wire.answer().status == 200, "what follows is the next answer"
+        assert wire.response("HEAD").status == status
+        assert wire.response().status == 200, "what follows is the next answer"
 
     answered = [200] if path == "/health/live" else [status, 200]  # health is a debug line
     assert [line["status"] for line in log] == answered
 
 
 def test_slow_clients_do_not_delay_others(server: Server) -> None:
-    """Those that never end their headers are the proxy's to send away."""
+    """Slow headers are not tested: the proxy has a timeout for them."""
     body = POST + b"Content-Length: 10\r\n\r\nh"
     with log_of(server) as log, ExitStack() as stack:
         in_headers = [stack.enter_context(Wire(server)) for _ in range(100)]
@@ -297,7 +297,7 @@ def test_slow_clients_do_not_delay_others(server: Server) -> None:
         for wire in in_headers + in_bodies:
             wire.send(b"e")
 
-        assert {wire.answer().status for wire in in_bodies} == {504}
+        assert {wire.response().status for wire in in_bodies} == {504}
 
     statuses = sorted(line["status"] for line in log if line["event"] == "request")
     assert statuses == [200] + [504] * 100

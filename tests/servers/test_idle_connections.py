@@ -14,11 +14,11 @@ from ..harness.server import Server, serve
 from ..harness.wire import HOST, Wire
 
 CONNECTIONS = 10_000
-# Beside the connections: what each of the processes has open by itself.
+# Other open files of each process.
 OPEN_FILES = CONNECTIONS + 500
 
-# Bytes, for what comes and goes; while they are there, since freed pages stay with the allocator.
-# A connection that were kept would be 4 KiB, so 40 MiB; 300 bytes a request would be 4.3 MiB.
+# Tolerated growth in bytes, measured while connections are open: the allocator keeps freed pages.
+# Leaked connections of 4 KiB would be 40 MiB; 300 bytes per request would be 4.3 MiB.
 SLACK = 4 * 2**20
 
 LENGTH = b"Content-Length: 22\r\nContent-Type: application/json\r\n\r\n"
@@ -37,9 +37,9 @@ LAST += b"Accept-Encoding: zstd\r\nConnection: close\r\n\r\n"
 
 @pytest.fixture(scope="module", autouse=True)
 def _enough_files() -> Iterator[None]:
-    """Raise the limit of this process, which those it starts inherit."""
+    """Raise the file limit of this process, which child processes inherit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = max(hard, OPEN_FILES)  # root may raise the hard one, too
+    wanted = max(hard, OPEN_FILES)  # root can also raise the hard limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, wanted))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, wanted))
@@ -47,20 +47,20 @@ def _enough_files() -> Iterator[None]:
 
 @pytest.fixture
 def server(project: Project, tmp_path: Path) -> Iterator[Server]:
-    """The service in one process, so that all of it comes to the same."""
+    """The service in one process, which handles all connections."""
     with serve(project, tmp_path / "log", env={"WEB_CONCURRENCY": "1"}) as server:
         yield server
 
 
 def serving(server: Server) -> int:
-    """The process that answers: the worker, where the first one is its master."""
+    """Return the serving process: under gunicorn, the worker."""
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return int(children[0]) if children else pid
 
 
 def resident(server: Server) -> int:
-    """Bytes of memory that it holds."""
+    """Return its resident memory in bytes."""
     pages = Path(f"/proc/{serving(server)}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGESIZE")
 
@@ -71,7 +71,7 @@ def open_files(server: Server) -> int:
 
 @contextmanager
 def idle_connections(server: Server) -> Iterator[None]:
-    """As many as that, each of them accepted."""
+    """Yield `number` accepted connections."""
     before = open_files(server)
     with ExitStack() as stack:
         for _ in range(CONNECTIONS):
@@ -97,7 +97,7 @@ def test_requests_are_served_with_ten_thousand_idle_connections(server: Server) 
 
 
 def send_mixed(server: Server, numbers: range) -> None:
-    """Those requests, a hundred on each connection; all of them are answered."""
+    """Send requests, a hundred per connection, and check that all get a response."""
     for start in range(numbers.start, numbers.stop, 100):
         with Wire(server) as wire:
             wire.send(*(mixed(number) for number in range(start, start + 99)), LAST)
@@ -105,7 +105,7 @@ def send_mixed(server: Server, numbers: range) -> None:
 
 
 def mixed(number: int) -> bytes:
-    """The request of that number; no two are for the same path or accept the same."""
+    """Return a request with a unique path and Accept-Encoding."""
     request = MIXED[number % len(MIXED)]
     return request % (number, number % 1000) if b"%d" in request else request
 

@@ -22,7 +22,7 @@ from ..harness.images import Container
 from ..harness.project import Project
 from ..harness.template import git
 
-PORT = 8000  # the image's own: containers run on the host's network, one after the other
+PORT = 8000  # of the image: containers run on the host's network, one after another
 SECRET = "hunter2"
 
 Start = Callable[..., AbstractContextManager[Container]]
@@ -33,7 +33,7 @@ only_on_vm = pytest.mark.parametrize("target", ["vm"], indirect=True)
 
 @pytest.fixture(scope="module")
 def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as a developer has it, ready to build: locked, used, and with secrets."""
+    """The project in a developer's checkout: locked, with caches and local secrets."""
     if missing := images.missing_tools():
         pytest.skip(f"no images without {', '.join(missing)}")
     project.uv("lock", "--quiet")
@@ -51,7 +51,7 @@ def checkout(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def image(checkout: Path, target: str) -> Iterator[str]:
-    """The image's name; it is gone afterwards."""
+    """The name of the image, which is deleted afterwards."""
     tag = f"localhost/test-{target}-{uuid.uuid4().hex[:8]}"
     images.ensure_bases(checkout / "Dockerfile")
     images.build(checkout, tag)
@@ -61,7 +61,7 @@ def image(checkout: Path, target: str) -> Iterator[str]:
 
 @pytest.fixture
 def start(image: str) -> Start:
-    """Start the image's own command, under restrictions, and wait until it is ready."""
+    """Run the image's command with the restrictions of a pod, and wait until it is ready."""
 
     @contextmanager
     def start(**options: Any) -> Iterator[Container]:
@@ -81,7 +81,7 @@ def start(image: str) -> Start:
 
 @pytest.fixture
 def client() -> Iterator[httpx2.Client]:
-    """A client of the started image."""
+    """A client of the container."""
     with httpx2.Client(base_url=f"http://127.0.0.1:{PORT}", trust_env=False) as client:
         yield client
 
@@ -95,7 +95,7 @@ def wait_until(said: str, container: Container) -> None:
         time.sleep(0.05)
 
 
-def test_runs_as_a_user_without_rights_on_a_root_it_cannot_write(start: Start) -> None:
+def test_container_is_unprivileged_with_a_read_only_root(start: Start) -> None:
     with start() as container:
         status = container.exec(["cat", "/proc/1/status"]).stdout
         write = container.exec(["touch", "/app/x", "/tmp/x", "/x"])
@@ -124,17 +124,17 @@ def test_serves_on_uvloop_and_httptools(start: Start, client: httpx2.Client) -> 
 
 
 def is_draining() -> bool:
-    """Whether readiness says 503; a pod accepts connections until it ends."""
+    """Return whether readiness returns 503; a pod accepts connections until it exits."""
     connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=10)
     connection.request("GET", "/health/ready")
     return connection.getresponse().status == 503
 
 
-def test_as_process_1_it_finishes_a_download_on_sigterm_and_exits_0(
-    start: Start, target: str
-) -> None:
+def test_sigterm_to_process_1_finishes_a_download_and_exits_0(start: Start, target: str) -> None:
     with start() as container, socket.socket() as reader:
-        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # most of it stays there
+        reader.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 4096
+        )  # most of the response remains in the server
         reader.connect(("127.0.0.1", PORT))
         reader.sendall(b"GET /large-response?size_kb=4096 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         begin = reader.recv(100)
@@ -155,7 +155,7 @@ def test_as_process_1_it_finishes_a_download_on_sigterm_and_exits_0(
     assert len(json.loads(body)["orders"]) > 1000
 
 
-def test_a_wrong_setting_ends_it_with_one_line(image: str) -> None:
+def test_wrong_setting_stops_the_container_with_one_line(image: str) -> None:
     with images.run(image, env={"ENVIRONMENT": "prod"}) as container:
         code = container.wait(30)
         log = container.logs()
@@ -164,7 +164,7 @@ def test_a_wrong_setting_ends_it_with_one_line(image: str) -> None:
     assert log == "ENVIRONMENT: Input should be 'development', 'staging' or 'production'\n"
 
 
-def test_its_start_is_in_exec_form_and_its_user_a_number(image: str, target: str) -> None:
+def test_command_is_in_exec_form_and_user_is_numeric(image: str, target: str) -> None:
     config = contents.configuration(image)
 
     assert config["Cmd"][0] == {"kubernetes": "uvicorn", "vm": "gunicorn"}[target]
@@ -174,8 +174,8 @@ def test_its_start_is_in_exec_form_and_its_user_a_number(image: str, target: str
     assert "ENVIRONMENT=production" in config["Env"]
 
 
-def test_adds_nothing_to_its_base_but_the_application(image: str, checkout: Path) -> None:
-    """Neither uv nor a compiler nor what a build leaves behind."""
+def test_image_adds_only_the_application_to_its_base(image: str, checkout: Path) -> None:
+    """It contains no uv, no compiler and no build artifacts."""
     *_, base = images.base_images(checkout / "Dockerfile")
     with contents.mounted(base) as root:
         brought = contents.files(root)
@@ -189,7 +189,7 @@ def test_adds_nothing_to_its_base_but_the_application(image: str, checkout: Path
     assert programs & {"uv", "uvx", "pip", "pip3", "pytest", "ruff", "mypy"} == set()
 
 
-def test_user_of_the_image_can_write_no_file_of_it(image: str) -> None:
+def test_image_user_can_write_no_file_of_the_image(image: str) -> None:
     with contents.mounted(image) as root:
         app = root / "app"
         found = {path: path.lstat() for path in (app, *app.rglob("*"))}
@@ -201,7 +201,7 @@ def test_user_of_the_image_can_write_no_file_of_it(image: str) -> None:
 
 
 def test_image_has_compiled_bytecode(project: Project, start: Start) -> None:
-    """On a read-only root, Python would compile at each start what is not."""
+    """On a read-only root, Python would compile missing bytecode on every start."""
     with start() as container:
         verbose = container.exec(["python", "-v", "-c", f"import {project.package}.app"]).stderr
 
@@ -211,7 +211,7 @@ def test_image_has_compiled_bytecode(project: Project, start: Start) -> None:
 
 
 @only_on_kubernetes
-def test_holds_no_gunicorn(image: str) -> None:
+def test_image_for_kubernetes_has_no_gunicorn(image: str) -> None:
     with contents.mounted(image) as root:
         assert [name for name in contents.files(root) if "gunicorn" in name] == []
 
@@ -221,7 +221,7 @@ def test_holds_no_gunicorn(image: str) -> None:
     ("cpus", "memory", "workers"),
     [(2, "512m", 2), (1, "512m", 1), (1.5, "512m", 1), (2, "260m", 2), (2, "220m", 1)],
 )
-def test_as_many_workers_as_the_container_has_room_for(
+def test_number_of_workers_follows_the_limits_of_the_container(
     start: Start, cpus: float, memory: str, workers: int
 ) -> None:
     if len(os.sched_getaffinity(0)) < 2:
@@ -231,7 +231,7 @@ def test_as_many_workers_as_the_container_has_room_for(
 
 
 @only_on_vm
-def test_the_heartbeat_of_a_worker_is_in_memory(start: Start) -> None:
+def test_heartbeat_file_of_a_worker_is_in_memory(start: Start) -> None:
     with start() as container:
         open_files = container.exec(["ls", "-l", "/proc/1/fd"]).stdout
 
@@ -241,7 +241,7 @@ def test_the_heartbeat_of_a_worker_is_in_memory(start: Start) -> None:
 def test_build_context_has_only_files_of_the_image(
     project: Project, checkout: Path, target: str
 ) -> None:
-    """What a build can't see is in none of its layers."""
+    """Files outside the build context are in no layer."""
     sources = git(project.path, "ls-files", "--cached", "--others", "--exclude-standard", "src")
     expected = {"pyproject.toml", "uv.lock", "README.md", *sources.splitlines()}
     if target == "vm":

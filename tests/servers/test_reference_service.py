@@ -1,4 +1,4 @@
-"""The reference service under each target's real server: each feature keeps what FastAPI gives."""
+"""The reference service on each target's server: FastAPI features behave as without the layer."""
 
 import json
 import signal
@@ -22,13 +22,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from ..harness.project import Project
-from ..harness.server import Answer, Server, serve
+from ..harness.server import HttpResponse, Server, serve
 
 TOKEN = "a-token"
 ORIGIN = "https://app.example.com"
 FROM_BROWSER = {"Origin": ORIGIN}
 MEBIBYTE = b"x" * 2**20
-# More than uvicorn's buffers and the kernel's take.
+# More bytes than the buffers of uvicorn and the kernel.
 LARGE = "/large-response?size_kb=4096"
 
 TOO_LARGE = {"error": "too large"}
@@ -37,7 +37,7 @@ FAILED = {"error": "failed"}
 
 
 class Ledger:
-    """A started reference service."""
+    """A running reference service."""
 
     def __init__(self, server: Server, database: Path) -> None:
         self.server = server
@@ -46,7 +46,7 @@ class Ledger:
         self.client = httpx2.Client(base_url=f"http://{self.url}", trust_env=False, timeout=30)
 
     def transfer(self, path: str, reference: str, delay: float = 0) -> httpx2.Response:
-        """Ask for a transfer that takes `delay` seconds between debit and credit."""
+        """Request a transfer that waits `delay` seconds between debit and credit."""
         order = {"reference": reference, "source": 1, "target": 2, "amount": 5}
         return self.client.post(path, params={"delay": delay}, json=order)
 
@@ -57,7 +57,7 @@ class Ledger:
             return [amount for (amount,) in connection.execute(query, (reference,))]
 
     def writes(self) -> bool:
-        """Whether a transaction is open that has written."""
+        """Return whether a writing transaction is open."""
         with closing(sqlite3.connect(self.database, timeout=0)) as connection:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -121,7 +121,7 @@ def ledger(start: Start) -> Iterator[Ledger]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when the condition holds; raises `AssertionError` otherwise."""
+    """Wait until the condition is true. Raises `AssertionError` after a timeout."""
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline
@@ -129,19 +129,19 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def multipart(content: bytes) -> tuple[dict[str, str], bytes]:
-    """The headers and the body of a form with a file."""
+    """Return the headers and the body of a form with a file."""
     request = httpx2.Request("POST", "http://test", data={"title": "plan"}, files={"file": content})
     return {"Content-Type": request.headers["content-type"]}, request.read()
 
 
-# ── As a project of its own ───────────────────────────────────────────────────────────────────
+# ── Own tests and linters ─────────────────────────────────────────────────────────────────────
 
 
-def test_its_own_tests_pass(reference: Project) -> None:
+def test_reference_service_passes_its_own_tests(reference: Project) -> None:
     assert "passed" in reference.uv("run", "--quiet", "pytest").stdout
 
 
-def test_the_tools_of_the_project_find_nothing(reference: Project) -> None:
+def test_reference_service_passes_its_linters(reference: Project) -> None:
     reference.uv("run", "--quiet", "ruff", "check")
     reference.uv("run", "--quiet", "ruff", "format", "--check", "--diff")
     reference.uv("run", "--quiet", "mypy")
@@ -154,20 +154,20 @@ def test_the_tools_of_the_project_find_nothing(reference: Project) -> None:
     ("authorization", "status"),
     [(None, 401), ("Bearer guess", 401), (f"Bearer {TOKEN}", 201)],
 )
-def test_an_account_is_opened_with_the_token_alone(
+def test_account_is_opened_only_with_the_token(
     ledger: Ledger, authorization: str | None, status: int
 ) -> None:
     headers = {"Authorization": authorization} if authorization else {}
 
-    answer = ledger.client.post(
+    response = ledger.client.post(
         "/accounts", json={"tenant": "acme", "name": "rent"}, headers=headers
     )
 
-    assert answer.status_code == status
-    assert ("www-authenticate" in answer.headers) == (status == 401)
+    assert response.status_code == status
+    assert ("www-authenticate" in response.headers) == (status == 401)
 
 
-def test_a_commit_is_seen_by_the_next_request(ledger: Ledger) -> None:
+def test_commit_is_visible_to_the_next_request(ledger: Ledger) -> None:
     """The session is committed before the response is sent."""
     token = {"Authorization": f"Bearer {TOKEN}"}
 
@@ -178,7 +178,7 @@ def test_a_commit_is_seen_by_the_next_request(ledger: Ledger) -> None:
         assert read.json() == opened
 
 
-def test_a_mounted_application_answers_below_its_parameter(ledger: Ledger) -> None:
+def test_mounted_application_with_a_path_parameter_is_served(ledger: Ledger) -> None:
     token = {"Authorization": f"Bearer {TOKEN}"}
     ledger.client.post("/accounts", json={"tenant": "below", "name": "food"}, headers=token)
 
@@ -187,7 +187,7 @@ def test_a_mounted_application_answers_below_its_parameter(ledger: Ledger) -> No
     assert ledger.client.get("/tenants/below/nothing").status_code == 404
 
 
-def test_a_static_file_is_served_and_revalidated(ledger: Ledger) -> None:
+def test_static_file_is_served_and_revalidated(ledger: Ledger) -> None:
     file = ledger.client.get("/static/rates.json")
     again = ledger.client.get("/static/rates.json", headers={"If-None-Match": file.headers["etag"]})
 
@@ -195,32 +195,32 @@ def test_a_static_file_is_served_and_revalidated(ledger: Ledger) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_a_rate_is_read_from_another_service(ledger: Ledger) -> None:
+def test_rate_is_read_from_another_service(ledger: Ledger) -> None:
     assert ledger.client.get("/rates/NOK").json() == 11.5
     assert ledger.client.get("/rates/XXX").status_code == 404
 
 
-def test_a_form_is_read(ledger: Ledger) -> None:
-    answer = ledger.client.post("/feedback", data={"name": "Ada", "stars": "5"})
+def test_form_is_parsed(ledger: Ledger) -> None:
+    response = ledger.client.post("/feedback", data={"name": "Ada", "stars": "5"})
 
-    assert answer.json() == "Ada: 5"
-    assert answer.headers["x-verified"] == "no", "set by the service's middleware"
+    assert response.json() == "Ada: 5"
+    assert response.headers["x-verified"] == "no", "set by the service's middleware"
 
 
-def test_a_route_with_a_higher_body_limit_takes_5_mib(ledger: Ledger) -> None:
+def test_route_with_a_higher_body_limit_accepts_5_mib(ledger: Ledger) -> None:
     content = MEBIBYTE * 5
 
-    answer = ledger.client.post("/uploads", data={"title": "plan"}, files={"file": content})
+    response = ledger.client.post("/uploads", data={"title": "plan"}, files={"file": content})
 
-    assert answer.status_code == 200
-    assert answer.json() == {
+    assert response.status_code == 200
+    assert response.json() == {
         "title": "plan",
         "size": len(content),
         "sha256": sha256(content).hexdigest(),
     }
 
 
-# ── Errors: the service's own bodies, and CORS on each ────────────────────────────────────────
+# ── Errors: bodies of the service, and CORS ───────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -234,46 +234,46 @@ def test_a_route_with_a_higher_body_limit_takes_5_mib(ledger: Ledger) -> None:
         ("GET", "/faults/error?message=secret", 500, FAILED),
     ],
 )
-def test_an_answer_has_the_services_body_and_cors(
+def test_error_has_the_services_body_and_cors(
     ledger: Ledger, method: str, path: str, status: int, body: object
 ) -> None:
-    answer = ledger.server.ask(method, path, **FROM_BROWSER)
+    response = ledger.server.request(method, path, **FROM_BROWSER)
 
-    assert answer.status == status
-    assert body is None or json.loads(answer.body) == body
-    assert answer.headers["access-control-allow-origin"] == ORIGIN
-    assert answer.headers["x-request-id"]
+    assert response.status == status
+    assert body is None or json.loads(response.body) == body
+    assert response.headers["access-control-allow-origin"] == ORIGIN
+    assert response.headers["x-request-id"]
 
 
-def test_a_preflight_of_a_route_with_a_token_is_answered(ledger: Ledger) -> None:
-    asked = {"Access-Control-Request-Method": "POST"}
-    asked["Access-Control-Request-Headers"] = "authorization"
+def test_preflight_of_an_authenticated_route_is_200(ledger: Ledger) -> None:
+    requested = {"Access-Control-Request-Method": "POST"}
+    requested["Access-Control-Request-Headers"] = "authorization"
 
-    answer = ledger.server.ask("OPTIONS", "/accounts", **FROM_BROWSER, **asked)
+    response = ledger.server.request("OPTIONS", "/accounts", **FROM_BROWSER, **requested)
 
-    assert answer.status == 200
-    assert answer.headers["access-control-allow-origin"] == ORIGIN
-    assert answer.headers["access-control-allow-headers"] == "authorization"
+    assert response.status == 200
+    assert response.headers["access-control-allow-origin"] == ORIGIN
+    assert response.headers["access-control-allow-headers"] == "authorization"
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["declared", "chunked"])
 @pytest.mark.parametrize("mebibytes", [2, 20])
-def test_a_body_over_the_limit_is_a_413_with_the_services_body_and_cors(
+def test_body_over_the_limit_is_a_413_with_the_services_body_and_cors(
     ledger: Ledger, mebibytes: int, chunked: bool
 ) -> None:
-    """For a plain client that sends the whole body before it reads."""
+    """For a client that sends the whole body before it reads."""
     headers, body = multipart(MEBIBYTE * mebibytes)
     pieces = (body[start : start + 2**16] for start in range(0, len(body), 2**16))
 
-    answer = ledger.server.ask(
+    response = ledger.server.request(
         "POST", "/avatars", pieces if chunked else body, **headers, **FROM_BROWSER
     )
 
-    assert (answer.status, json.loads(answer.body)) == (413, TOO_LARGE)
-    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert (response.status, json.loads(response.body)) == (413, TOO_LARGE)
+    assert response.headers["access-control-allow-origin"] == ORIGIN
 
 
-def test_an_invalid_request_shows_nothing_of_it_in_the_log(ledger: Ledger) -> None:
+def test_input_of_an_invalid_request_is_not_logged(ledger: Ledger) -> None:
     ledger.client.post("/feedback", data={"name": "Ada", "stars": "hunter2"})
     ledger.server.wait_until_ready()
 
@@ -283,47 +283,47 @@ def test_an_invalid_request_shows_nothing_of_it_in_the_log(ledger: Ledger) -> No
 # ── Deadlines ─────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_coroutine_over_the_deadline_is_a_504_with_the_services_body_and_cors(
+def test_coroutine_over_the_deadline_is_a_504_with_the_services_body_and_cors(
     start: Start,
 ) -> None:
     with start(REQUEST_TIMEOUT_SECONDS="0.5") as ledger:
-        answer = ledger.client.get("/faults/slow", headers=FROM_BROWSER)
+        response = ledger.client.get("/faults/slow", headers=FROM_BROWSER)
 
-    assert (answer.status_code, answer.json()) == (504, TOO_SLOW)
-    assert answer.headers["access-control-allow-origin"] == ORIGIN
+    assert (response.status_code, response.json()) == (504, TOO_SLOW)
+    assert response.headers["access-control-allow-origin"] == ORIGIN
 
 
 @with_and_without_middleware
-def test_a_transfer_in_a_thread_over_the_deadline_is_whole_or_not_there(
+def test_transfer_in_a_thread_past_the_deadline_is_whole_or_absent(
     start: Start, key: str | None
 ) -> None:
     with start(REQUEST_TIMEOUT_SECONDS="0.5", SIGNATURE_KEY=key) as ledger:
-        answer = ledger.transfer("/transfers", "cut", delay=1)
-        ledger.server.wait_for_log("Transferred cut")  # a thread can't be cut: it went on
+        response = ledger.transfer("/transfers", "cut", delay=1)
+        ledger.server.wait_for_log("Transferred cut")  # a thread can't be cancelled
 
         entries = ledger.entries("cut")
 
     assert entries in ([], [-5, 5])
-    if answer.status_code == 201:
+    if response.status_code == 201:
         assert entries == [-5, 5]
     else:
-        assert (answer.status_code, answer.json()) == (504, TOO_SLOW)
+        assert (response.status_code, response.json()) == (504, TOO_SLOW)
 
 
 @with_and_without_middleware
-def test_a_transfer_in_a_coroutine_over_the_deadline_is_not_there(
+def test_transfer_in_a_coroutine_past_the_deadline_is_rolled_back(
     start: Start, key: str | None
 ) -> None:
     with start(REQUEST_TIMEOUT_SECONDS="0.5", SIGNATURE_KEY=key) as ledger:
-        answer = ledger.transfer("/async-transfers", "cut", delay=1)
+        response = ledger.transfer("/async-transfers", "cut", delay=1)
 
         entries = ledger.entries("cut")
 
-    assert (answer.status_code, answer.json()) == (504, TOO_SLOW)
+    assert (response.status_code, response.json()) == (504, TOO_SLOW)
     assert entries == []
 
 
-def test_a_transfer_cut_by_the_deadline_does_not_block_the_next(start: Start) -> None:
+def test_cancelled_transfer_does_not_block_the_next(start: Start) -> None:
     with start(REQUEST_TIMEOUT_SECONDS="0.5") as ledger:
         ledger.transfer("/async-transfers", "cut", delay=20)
 
@@ -336,7 +336,7 @@ def test_a_transfer_cut_by_the_deadline_does_not_block_the_next(start: Start) ->
 
 
 @pytest.mark.parametrize("env", [{}, {"THREADS": "2"}], ids=["default", "2 threads"])
-def test_more_clients_than_connections_and_threads_are_all_answered(
+def test_more_clients_than_connections_and_threads_all_get_responses(
     start: Start, env: dict[str, str]
 ) -> None:
     """A session dependency limited to the pool's size can't deadlock with the threads."""
@@ -346,7 +346,7 @@ def test_more_clients_than_connections_and_threads_are_all_answered(
 
         answers = list(clients.map(lambda call: call(), [*ask, *reads]))
 
-        assert {answer.status_code for answer in answers} == {200, 201}
+        assert {response.status_code for response in answers} == {200, 201}
         assert len(ledger.entries("many")) == 120
 
 
@@ -380,8 +380,8 @@ def test_lines_of_json_arrive_one_by_one(ledger: Ledger, encoding: str) -> None:
         assert list(lines) == []
 
 
-def test_a_stream_outlives_the_deadline(start: Start) -> None:
-    """The deadline is for the first byte."""
+def test_stream_may_exceed_the_deadline(start: Start) -> None:
+    """The deadline applies to the start of the response only."""
     with (
         start(REQUEST_TIMEOUT_SECONDS="0.2") as ledger,
         ledger.client.stream("GET", "/room/messages?limit=1") as messages,
@@ -394,7 +394,7 @@ def test_a_stream_outlives_the_deadline(start: Start) -> None:
         assert json.loads(next(lines)) == {"text": "late"}
 
 
-def test_members_of_the_room_hear_each_other_and_who_leaves(ledger: Ledger) -> None:
+def test_room_broadcasts_messages_and_departures(ledger: Ledger) -> None:
     with ledger.member("ada") as ada:
         assert ada.recv(10) == "ada joined"
         with ledger.member("ben") as ben:
@@ -406,7 +406,7 @@ def test_members_of_the_room_hear_each_other_and_who_leaves(ledger: Ledger) -> N
         assert ada.recv(10) == "ada: alone"
 
 
-def test_a_member_whose_connection_breaks_has_left(ledger: Ledger) -> None:
+def test_broken_websocket_leaves_the_room(ledger: Ledger) -> None:
     with ledger.member("ada") as ada:
         ada.recv(10)
         ben = ledger.member("ben")
@@ -419,23 +419,21 @@ def test_a_member_whose_connection_breaks_has_left(ledger: Ledger) -> None:
 # ── Background tasks ──────────────────────────────────────────────────────────────────────────
 
 
-def fail_a_notice(ledger: Ledger) -> Answer:
+def fail_a_notice(ledger: Ledger) -> HttpResponse:
     """Start a background task that fails."""
     json_type = {"Content-Type": "application/json"}
-    return ledger.server.ask("POST", "/notices?fail=true", '{"text": "lost"}', **json_type)
+    return ledger.server.request("POST", "/notices?fail=true", '{"text": "lost"}', **json_type)
 
 
-def test_a_background_task_runs_after_the_answer(ledger: Ledger) -> None:
-    answer = ledger.client.post("/notices", json={"text": "works"})
+def test_background_task_runs_after_the_response(ledger: Ledger) -> None:
+    response = ledger.client.post("/notices", json={"text": "works"})
 
-    assert (answer.status_code, answer.json()) == (202, "accepted")
+    assert (response.status_code, response.json()) == (202, "accepted")
     wait_until(lambda: "works" in ledger.client.get("/notices").json())
 
 
 @pytest.mark.parametrize("path", ["/notices?fail=true", "/faults/error?message=no+ink"])
-def test_after_a_failure_the_connection_says_close_or_serves_the_next_request(
-    ledger: Ledger, path: str
-) -> None:
+def test_connection_after_a_failure_is_closed_or_reusable(ledger: Ledger, path: str) -> None:
     with closing(HTTPConnection("127.0.0.1", ledger.server.port, timeout=10)) as connection:
         for _ in range(20):
             method, body = ("POST", '{"text": "fails"}') if "notices" in path else ("GET", None)
@@ -450,7 +448,7 @@ def test_after_a_failure_the_connection_says_close_or_serves_the_next_request(
                 assert served.status == 200
 
 
-def test_a_failed_background_task_is_logged_with_its_cause(ledger: Ledger) -> None:
+def test_failed_background_task_is_logged_with_its_cause(ledger: Ledger) -> None:
     fail_a_notice(ledger)
 
     ledger.server.wait_for_log("no printer for lost")
@@ -459,7 +457,7 @@ def test_a_failed_background_task_is_logged_with_its_cause(ledger: Ledger) -> No
 # ── Sentry and OpenTelemetry ──────────────────────────────────────────────────────────────────
 
 
-def test_sentry_sees_the_errors_of_routes_and_of_background_tasks(start: Start) -> None:
+def test_sentry_receives_errors_of_routes_and_background_tasks(start: Start) -> None:
     with start(SENTRY_DSN="http://key@127.0.0.1:1/1") as ledger:
         ledger.server.get("/faults/error?message=no+ink")
         fail_a_notice(ledger)
@@ -468,7 +466,7 @@ def test_sentry_sees_the_errors_of_routes_and_of_background_tasks(start: Start) 
         ledger.server.wait_for_log("Sentry event: ConnectionError: no printer for lost")
 
 
-def test_the_instrumentor_records_a_span_for_each_request(start: Start) -> None:
+def test_opentelemetry_instrumentor_records_a_span_per_request(start: Start) -> None:
     with start(RECORD_SPANS="true") as ledger:
         for path in ("/notices", "/faults/error?message=no+ink", "/tenants/acme/accounts"):
             ledger.server.get(path)
@@ -478,7 +476,7 @@ def test_the_instrumentor_records_a_span_for_each_request(start: Start) -> None:
             assert f"Span: {span}" in ledger.server.log
 
 
-def test_both_are_off_by_default(ledger: Ledger) -> None:
+def test_sentry_and_instrumentor_are_off_by_default(ledger: Ledger) -> None:
     ledger.server.get("/faults/error?message=dry+pen")
     ledger.server.wait_for_log("dry pen")
 
@@ -489,7 +487,7 @@ def test_both_are_off_by_default(ledger: Ledger) -> None:
 # ── The end ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_stops_after_what_is_in_flight_and_tells_the_room(start: Start) -> None:
+def test_shutdown_finishes_requests_in_flight_and_closes_websockets(start: Start) -> None:
     with start() as ledger, ThreadPoolExecutor() as clients:
         server = ledger.server
         with ledger.member("ada") as ada, socket.socket() as download:
@@ -497,7 +495,7 @@ def test_it_stops_after_what_is_in_flight_and_tells_the_room(start: Start) -> No
             download.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             download.connect(("127.0.0.1", server.port))
             download.sendall(f"GET {LARGE} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-            received = download.recv(100)  # the rest stays in the server
+            received = download.recv(100)  # the rest remains in the server's buffers
             transfer = clients.submit(ledger.transfer, "/transfers", "in flight", 1)
             wait_until(ledger.writes)
 

@@ -20,7 +20,7 @@ from ..harness.project import Project
 from ..harness.server import Server, free_port, launch, serve, start_command
 from ..harness.wire import HOST, Wire
 
-# Routes and hooks to watch a shutdown from outside, beside those of the service.
+# Additional routes and hooks, to observe a shutdown from outside.
 WATCHED = """
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,10 +51,10 @@ async def endless() -> StreamingResponse:
         yield b"begun"
         await asyncio.Event().wait()
 
-    return StreamingResponse(stream())  # what has begun to answer is not cut by the timeout
+    return StreamingResponse(stream())  # the deadline does not apply to a started response
 """
 
-# A route that answers once another is asked for, and WebSockets that stay.
+# A route that responds when another is requested, and WebSockets that stay open.
 HELD = """
 import asyncio
 
@@ -86,7 +86,7 @@ async def socket(socket: WebSocket) -> None:
         pass
 """
 
-# A route that says how threads are treated in the process that serves it.
+# A route that returns the thread settings of its process.
 THREADED = """
 import sys
 
@@ -129,7 +129,7 @@ def start_badly(
 
 
 def gunicorn_with(project: Project, directory: Path, **config: str) -> dict[str, str]:
-    """The rendered gunicorn configuration with a worker that asks for something else."""
+    """Return the rendered gunicorn configuration with another loop or parser in the worker."""
     file = directory / "gunicorn.conf.py"
     file.write_text(
         f"exec(open('deploy/vm/gunicorn.conf.py').read())\n"
@@ -170,9 +170,9 @@ def test_production_does_not_start_on_another_loop_or_parser(
 def test_host_of_the_image_is_ipv4_and_ipv6(project: Project, tmp_path: Path) -> None:
     port = free_port()
     command, options = start_command(project, f"{project.package}.app:app", port)
-    found = re.search(r'"--host", "(.*?)"', (project.path / "Dockerfile").read_text())
-    assert found
-    command[command.index("--host") + 1] = found[1]
+    match = re.search(r'"--host", "(.*?)"', (project.path / "Dockerfile").read_text())
+    assert match
+    command[command.index("--host") + 1] = match[1]
 
     with launch(project, command, tmp_path / "log", port, options) as server:
         server.wait_until_ready()
@@ -191,7 +191,7 @@ def test_development_starts_on_another_loop_with_a_warning(
         assert re.search("WARNING.*development: needs uvloop and httptools", server.log)
 
 
-def test_a_wrong_setting_is_one_line_and_nothing_is_respawned(
+def test_wrong_setting_prints_one_line_and_no_worker_is_respawned(
     project: Project, tmp_path: Path
 ) -> None:
     code, log = start_badly(project, tmp_path / "log", {}, {"ENVIRONMENT": "prod"})
@@ -202,24 +202,24 @@ def test_a_wrong_setting_is_one_line_and_nothing_is_respawned(
     assert "Traceback" not in log
 
 
-def test_the_check_command_says_what_is_wrong_a_line_each(project: Project) -> None:
+def test_check_command_prints_one_line_per_error(project: Project) -> None:
     check = (project.program("python"), "-m", f"{project.package}.serving")
     production = {"ENVIRONMENT": "production"}
 
-    said = project.run(*check, env=production).stdout.splitlines()
-    assert {"ENVIRONMENT=production", "METRICS_PORT=9090"} <= set(said)
+    output = project.run(*check, env=production).stdout.splitlines()
+    assert {"ENVIRONMENT=production", "METRICS_PORT=9090"} <= set(output)
     assert project.run(*check, "--quiet", env=production).stdout == ""
 
     wrong = {"WEB_CONCURRENCY": "junk", "FORWARDED_ALLOW_IPS": "10.0.0.1/8"}
-    done = project.run(*check, "--quiet", env={**production, **wrong}, check=False)
-    assert done.returncode == 3
-    assert [line.split(":")[0] for line in done.stdout.splitlines()] == list(wrong)
+    result = project.run(*check, "--quiet", env={**production, **wrong}, check=False)
+    assert result.returncode == 3
+    assert [line.split(":")[0] for line in result.stdout.splitlines()] == list(wrong)
 
 
-def test_the_check_command_reads_the_teams_own_settings(
+def test_check_command_reads_the_settings_of_the_service(
     render: Render, target: str, tmp_path: Path
 ) -> None:
-    """Without them, it is one line, or the settings of the serving layer."""
+    """Without valid settings it prints one line, or uses those of the serving layer."""
     project = render(deployment=target)
     shutil.copytree(project.path / "src", tmp_path / "src")
     settings = tmp_path / "src" / project.package / "settings.py"
@@ -228,8 +228,8 @@ def test_the_check_command_reads_the_teams_own_settings(
 
     def check() -> tuple[int, str]:
         run = (project.program(command[0]), *command[1:])
-        done = project.run(*run, env={"PYTHONPATH": str(tmp_path / "src")}, check=False)
-        return done.returncode, done.stdout
+        result = project.run(*run, env={"PYTHONPATH": str(tmp_path / "src")}, check=False)
+        return result.returncode, result.stdout
 
     settings.write_text(settings.read_text() + "    orders_token: str\n")
     assert check() == (3, "ORDERS_TOKEN: Field required\n")
@@ -246,10 +246,10 @@ def test_the_check_command_reads_the_teams_own_settings(
 
 
 @pytest.mark.parametrize(("env", "threads"), [({}, 40), ({"THREADS": "3"}, 3)])
-def test_threads_that_compute_leave_room_for_the_event_loop(
+def test_cpu_bound_threads_do_not_block_health_checks(
     project: Project, tmp_path: Path, env: dict[str, str], threads: int
 ) -> None:
-    """Few threads, each for a millisecond at a time; otherwise health checks wait."""
+    """With few threads and a short switch interval; otherwise health checks would wait."""
     (tmp_path / "threaded.py").write_text(THREADED.format(package=project.package))
     env = {**env, "PYTHONPATH": str(tmp_path)}
 
@@ -257,7 +257,7 @@ def test_threads_that_compute_leave_room_for_the_event_loop(
         assert json.loads(server.get("/threads").body) == [threads, 0.001]
 
 
-def test_large_response_is_plain_or_compressed_as_asked(project: Project, tmp_path: Path) -> None:
+def test_large_response_has_the_requested_coding(project: Project, tmp_path: Path) -> None:
     with serve(project, tmp_path / "log") as server:
         plain = server.get("/large-response?size_kb=900")
         packed = server.get("/large-response?size_kb=900", **{"Accept-Encoding": "gzip"})
@@ -272,7 +272,7 @@ def test_large_response_is_plain_or_compressed_as_asked(project: Project, tmp_pa
     assert "server" not in plain.headers
 
 
-def test_the_metrics_port_tells_of_all_workers_exactly(project: Project, tmp_path: Path) -> None:
+def test_metrics_port_sums_all_workers_exactly(project: Project, tmp_path: Path) -> None:
     port = free_port()
     env = {"WEB_CONCURRENCY": "4" if "vm" in project.answers["deployment"] else "1"}
     with serve(project, tmp_path / "log", env={**env, "METRICS_PORT": str(port)}) as server:
@@ -281,13 +281,15 @@ def test_the_metrics_port_tells_of_all_workers_exactly(project: Project, tmp_pat
         metrics = replace(server, port=port)
 
         counted = 'http_request_duration_seconds_count{method="GET",route="/large-response",'
-        for _ in range(5):  # any of the workers may answer
+        for _ in range(5):  # any worker may respond
             assert f'{counted}status="200"}} 40.0' in metrics.get("/metrics").body.decode()
         assert server.get("/metrics").status == 404
         assert metrics.get("/health/live").status == 404
 
 
-def test_a_taken_metrics_port_stops_the_start_with_a_line(project: Project, tmp_path: Path) -> None:
+def test_metrics_port_in_use_stops_the_start_with_one_line(
+    project: Project, tmp_path: Path
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -338,7 +340,7 @@ def test_sigterm_under_load_loses_no_request(project: Project, target: str, tmp_
 
 
 @only_in_pods
-def test_a_load_that_goes_on_after_sigterm_is_served_until_it_ends(
+def test_load_after_sigterm_is_served_until_it_ends(
     project: Project, target: str, tmp_path: Path
 ) -> None:
     async def stop_and_load(server: Server) -> Load:
@@ -359,7 +361,7 @@ def test_a_load_that_goes_on_after_sigterm_is_served_until_it_ends(
 
 
 @only_in_pods
-def test_late_connections_are_answered_while_a_request_is_in_flight(
+def test_late_connections_are_served_while_a_request_is_in_flight(
     project: Project, target: str, tmp_path: Path
 ) -> None:
     (tmp_path / "held.py").write_text(HELD.format(package=project.package))
@@ -376,7 +378,7 @@ def test_late_connections_are_answered_while_a_request_is_in_flight(
             late_room.recv(30)
         late = server.get("/large-response?size_kb=900")
         released = server.get("/release")
-        held = early.answer()
+        held = early.response()
 
         assert server.process.wait(60) == exit_after_sigterm(target)
         assert "Application shutdown complete" in server.log
@@ -395,23 +397,23 @@ def test_late_connections_are_answered_while_a_request_is_in_flight(
 def test_connections_without_a_request_do_not_hold_the_process(
     render: Render, target: str, tmp_path: Path
 ) -> None:
-    """Within a budget of an hour."""
+    """With a budget of an hour."""
     project = render(deployment=target, request_timeout_seconds=3600)
     project.uv("sync", "--quiet")
     with serve(project, tmp_path / "log") as server, Wire(server) as used, Wire(server):
         used.send(b"GET /health/live HTTP/1.1\r\n", HOST, b"\r\n")
-        assert used.answer().status == 200
+        assert used.response().status == 200
 
         assert server.stop() == exit_after_sigterm(target)
 
 
 def wait_until_told_to_leave(server: Server) -> None:
-    """Return when a response has `Connection: close`."""
+    """Wait until a response has `Connection: close`."""
     while server.get("/health/live").headers.get("connection") != "close":
         pass
 
 
-def test_a_request_that_outlives_the_budget_does_not_keep_the_lifespan_from_ending(
+def test_request_past_the_budget_does_not_prevent_the_end_of_the_lifespan(
     hurried: Project, target: str, tmp_path: Path
 ) -> None:
     with (
@@ -428,5 +430,5 @@ def test_a_request_that_outlives_the_budget_does_not_keep_the_lifespan_from_endi
 
 
 def exit_after_sigterm(target: str) -> int:
-    """Return uvicorn's signal status (0 as PID 1), or 0 of gunicorn's master."""
+    """Return the exit status after SIGTERM: of uvicorn the signal (0 as PID 1), of gunicorn 0."""
     return -signal.SIGTERM if target == "kubernetes" else 0

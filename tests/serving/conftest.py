@@ -10,7 +10,7 @@ from ..harness.project import Project
 from ..harness.server import Server, serve
 from .routes import ROUTES
 
-# What services bring: forms, and the library by which anyio tells event loops apart.
+# Common dependencies of services: forms, and sniffio, with which anyio detects the event loop.
 BESIDE = ("python-multipart", "sniffio")
 
 ServeRoutes = Callable[..., AbstractContextManager[Server]]
@@ -39,6 +39,6 @@ def serve_routes(project: Project, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def server(serve_routes: ServeRoutes) -> Iterator[Server]:
-    """The service with those routes and default settings but for the deadline."""
+    """The service with those routes and default settings, except for the deadline."""
     with serve_routes() as server:
         yield server

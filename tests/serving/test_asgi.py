@@ -156,7 +156,7 @@ app.mount("/raw", raw)
 
 END = b"\r\n"
 
-# Sends a script of messages through the application, prints what would reach the server.
+# Sends a script of messages through the application, and prints the messages to the server.
 RECORD = """
 import asyncio
 import json
@@ -202,7 +202,7 @@ asyncio.run(main())
 
 @pytest.fixture(scope="module")
 def application(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the routes above."""
+    """A directory with a module of the routes above."""
     directory = tmp_path_factory.mktemp("asgi")
     (directory / "routes.py").write_text(ROUTES.format(package=project.package))
     return directory
@@ -219,26 +219,26 @@ def env(application: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def server(project: Project, application: Path, env: dict[str, str]) -> Iterator[Server]:
-    """The service with those routes, in one process, impatient."""
+    """The service with those routes, in one process, with short timeouts."""
     with serve(project, application / "log", "routes:app", env) as server:
         yield server
 
 
-class Asked:
-    """A request of its own connection, and what the log says of it."""
+class PendingRequest:
+    """A request on a new connection, and its log lines."""
 
     def __init__(self, server: Server, path: str, *, method: str = "GET", head: str = "") -> None:
         self.server = server
         self.id = uuid.uuid4().hex
         self.wire = Wire(server)
         self.wire.send(b"GET /health/live HTTP/1.1\r\n", HOST, END)
-        self.wire.answer()  # of one who has left at once it would not know where it was
+        self.wire.response()  # so that its log lines follow a known request
         own = f"X-Forwarded-For: 192.0.2.1\r\nX-Request-ID: {self.id}\r\n"
         self.wire.send(f"{method} {path} HTTP/1.1\r\n{own}".encode() + HOST + head.encode() + END)
 
-    def leave(self, rudely: bool) -> None:
-        """Hang up, with a FIN or with a reset."""
-        if rudely:
+    def disconnect(self, with_reset: bool) -> None:
+        """Close the connection, with FIN or RST."""
+        if with_reset:
             self.wire.socket.setsockopt(
                 socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
             )
@@ -246,11 +246,11 @@ class Asked:
 
     @property
     def log(self) -> list[tuple[str, object]]:
-        """Once it is over, what each of its lines says: the status, or the end of the trace."""
+        """Wait for the end of the request; return event and status, or error, of each line."""
         self.server.wait_for_log(self.id)
         self.wire.close()
         with log_of(self.server):
-            pass  # what is still to come
+            pass  # wait for the remaining lines
         events = [event for event in self.server.events if event.get("request_id") == self.id]
         return sorted(
             (event["event"], event.get("status") or last_line(event.get("exception", "")))
@@ -263,108 +263,120 @@ def last_line(trace: str) -> str:
 
 
 def request(status: int) -> tuple[str, object]:
-    """The line of a request."""
+    """Return the expected access log line."""
     return ("request", status)
 
 
 def raised(error: str) -> tuple[str, object]:
-    """The line of what the application raised."""
+    """Return the expected line of an exception of the application."""
     return ("Exception in ASGI application", error)
 
 
-def test_the_state_of_the_lifespan_reaches_requests(server: Server) -> None:
+def test_lifespan_state_is_available_in_requests(server: Server) -> None:
     assert json.loads(server.get("/state").body) == "open"
 
 
-rudeness = pytest.mark.parametrize("rudely", [False, True])
+fin_or_reset = pytest.mark.parametrize("with_reset", [False, True])
 
 
-@rudeness
+@fin_or_reset
 @pytest.mark.parametrize("head", ["Content-Length: 10\r\n", "Transfer-Encoding: chunked\r\n"])
-def test_disconnect_while_the_body_is_read(server: Server, head: str, rudely: bool) -> None:
-    asked = Asked(server, "/body", method="POST", head=head + "Expect: 100-continue\r\n")
-    assert asked.wire.answer().status == 100  # it reads
-    asked.wire.send(b"5\r\nhe")
-    asked.leave(rudely)
+def test_disconnect_while_the_body_is_read_is_logged_as_499(
+    server: Server, head: str, with_reset: bool
+) -> None:
+    pending = PendingRequest(server, "/body", method="POST", head=head + "Expect: 100-continue\r\n")
+    assert pending.wire.response().status == 100  # the application reads the body
+    pending.wire.send(b"5\r\nhe")
+    pending.disconnect(with_reset)
 
-    assert asked.log == [request(499)]
-
-
-@rudeness
-def test_disconnect_before_the_body_is_read(server: Server, rudely: bool) -> None:
-    asked = Asked(server, "/body", method="POST", head="Content-Length: 10\r\n")
-    asked.leave(rudely)
-
-    assert asked.log == [request(499)]
+    assert pending.log == [request(499)]
 
 
-@rudeness
-def test_disconnect_before_the_response_starts(server: Server, rudely: bool) -> None:
-    asked = Asked(server, "/until-gone")
-    asked.leave(rudely)
+@fin_or_reset
+def test_disconnect_before_the_body_is_read_is_logged_as_499(
+    server: Server, with_reset: bool
+) -> None:
+    pending = PendingRequest(server, "/body", method="POST", head="Content-Length: 10\r\n")
+    pending.disconnect(with_reset)
 
-    assert asked.log == [request(499)]
+    assert pending.log == [request(499)]
 
 
-@rudeness
+@fin_or_reset
+def test_disconnect_before_the_response_starts_is_logged_as_499(
+    server: Server, with_reset: bool
+) -> None:
+    pending = PendingRequest(server, "/until-gone")
+    pending.disconnect(with_reset)
+
+    assert pending.log == [request(499)]
+
+
+@fin_or_reset
 @pytest.mark.parametrize("accepted", ["identity", "zstd"])
-def test_disconnect_during_a_stream(server: Server, accepted: str, rudely: bool) -> None:
-    media_type = f"text/{accepted}-{rudely}"
+def test_disconnect_during_a_stream_is_logged_as_499(
+    server: Server, accepted: str, with_reset: bool
+) -> None:
+    media_type = f"text/{accepted}-{with_reset}"
     path = f"/stream?media_type={media_type}"
-    asked = Asked(server, path, head=f"Accept-Encoding: {accepted}\r\n")
-    asked.wire.head()
-    assert asked.wire.chunk()
-    asked.leave(rudely)
+    pending = PendingRequest(server, path, head=f"Accept-Encoding: {accepted}\r\n")
+    pending.wire.head()
+    assert pending.wire.chunk()
+    pending.disconnect(with_reset)
 
-    assert asked.log == [request(499)]
+    assert pending.log == [request(499)]
     assert media_type in json.loads(server.get("/go").body), "the stream was closed"
 
 
-@rudeness
+@fin_or_reset
 @pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])
-def test_disconnect_while_a_thread_compresses(server: Server, coding: str, rudely: bool) -> None:
+def test_disconnect_while_a_thread_compresses(
+    server: Server, coding: str, with_reset: bool
+) -> None:
     head = f"Accept-Encoding: {coding}\r\n"
-    all_asked = [Asked(server, "/large-response?size_kb=256", head=head) for _ in range(5)]
-    for asked in all_asked:
-        asked.leave(rudely)
+    all_pending = [
+        PendingRequest(server, "/large-response?size_kb=256", head=head) for _ in range(5)
+    ]
+    for pending in all_pending:
+        pending.disconnect(with_reset)
 
-    assert [asked.log for asked in all_asked] == [[request(200)]] * 5
+    assert [pending.log for pending in all_pending] == [[request(200)]] * 5
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "text/event-stream", "image/png"])
 def test_first_chunk_is_sent_before_the_second_exists(server: Server, media_type: str) -> None:
-    asked = Asked(server, f"/stream?media_type={media_type}")
-    asked.wire.head()
+    pending = PendingRequest(server, f"/stream?media_type={media_type}")
+    pending.wire.head()
 
-    assert asked.wire.chunk() == b"first"
+    assert pending.wire.chunk() == b"first"
     server.get("/go")
-    assert asked.wire.chunk() == b"second"
-    assert asked.wire.chunk() == b""
-    assert asked.log == [request(200)]
+    assert pending.wire.chunk() == b"second"
+    assert pending.wire.chunk() == b""
+    assert pending.log == [request(200)]
 
 
 def test_failing_stream_closes_the_connection(server: Server) -> None:
-    asked = Asked(server, "/stream?fail=true")
-    asked.wire.head()
-    assert asked.wire.chunk() == b"first"
+    pending = PendingRequest(server, "/stream?fail=true")
+    pending.wire.head()
+    assert pending.wire.chunk() == b"first"
     server.get("/go")
 
-    assert asked.wire.closed()
-    assert asked.log == [raised("LookupError: in the middle"), request(200)]
+    assert pending.wire.closed()
+    assert pending.log == [raised("LookupError: in the middle"), request(200)]
 
 
-def test_background_task_that_fails_after_its_response(server: Server) -> None:
-    asked = Asked(server, "/background")
-    assert asked.wire.answer().status == 200
+def test_background_task_error_is_logged_after_the_response(server: Server) -> None:
+    pending = PendingRequest(server, "/background")
+    assert pending.wire.response().status == 200
     server.get("/go")
     server.wait_for_log("behind the answer")
 
-    assert asked.log == [raised("LookupError: behind the answer"), request(200)]
+    assert pending.log == [raised("LookupError: behind the answer"), request(200)]
 
 
 def test_exception_of_a_handler_is_a_problem(server: Server) -> None:
-    refused, failed = Asked(server, "/refuse"), Asked(server, "/raise")
-    refusal, failure = refused.wire.answer(), failed.wire.answer()
+    refused, failed = PendingRequest(server, "/refuse"), PendingRequest(server, "/raise")
+    refusal, failure = refused.wire.response(), failed.wire.response()
 
     assert (refusal.status, refusal.headers["x-pot"]) == (418, "tea")
     assert json.loads(refusal.body)["detail"] == "No coffee"
@@ -389,13 +401,13 @@ def test_exception_of_a_handler_is_a_problem(server: Server) -> None:
         ("something-else-first", 500, raised("")),
     ],
 )
-def test_application_that_breaks_asgi_is_logged(
+def test_asgi_protocol_error_is_logged(
     server: Server, sent: str, status: int, said: tuple[str, str] | None
 ) -> None:
-    asked = Asked(server, f"/raw/{sent}")
-    answered, _ = asked.wire.head()
+    pending = PendingRequest(server, f"/raw/{sent}")
+    answered, _ = pending.wire.head()
 
-    log = [(event, "" if event.startswith("Exc") else what) for event, what in asked.log]
+    log = [(event, "" if event.startswith("Exc") else what) for event, what in pending.log]
     assert answered == status
     assert log == sorted(filter(None, [said, request(status)]))
 
@@ -403,21 +415,21 @@ def test_application_that_breaks_asgi_is_logged(
 def test_handler_suppressing_cancellation_gets_504_and_leaks_no_task(server: Server) -> None:
     before = json.loads(server.get("/over").body)
     for _ in range(2):
-        asked = Asked(server, "/stubborn")
-        assert asked.wire.answer().status == 504
-        assert [what for event, what in asked.log if event == "request"] == [504]
+        pending = PendingRequest(server, "/stubborn")
+        assert pending.wire.response().status == 504
+        assert [what for event, what in pending.log if event == "request"] == [504]
 
     assert json.loads(server.get("/over").body) <= before
 
 
-def test_unknown_messages_are_passed_on(project: Project, tmp_path: Path) -> None:
-    """No server here knows them, so these are taken where a server would."""
+def test_unknown_messages_are_passed_unchanged(project: Project, tmp_path: Path) -> None:
+    """No server supports these messages, so the test receives them in its place."""
     (tmp_path / "record.py").write_text(RECORD.format(package=project.package))
 
-    done = project.run(project.program("python"), str(tmp_path / "record.py"))
+    result = project.run(project.program("python"), str(tmp_path / "record.py"))
 
     start, body = "http.response.start", "http.response.body"
-    passed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[")]
+    passed = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("[[")]
     assert passed == [
         [["http.response.early_hint", start, body], ["http.response.early_hint"]],
         [[start, "http.response.pathsend"], ["http.response.pathsend"]],
@@ -427,7 +439,7 @@ def test_unknown_messages_are_passed_on(project: Project, tmp_path: Path) -> Non
     ]
 
 
-def test_websockets_work_as_without_the_layer(server: Server) -> None:
+def test_websockets_behave_as_without_the_layer(server: Server) -> None:
     url = f"ws://127.0.0.1:{server.port}"
     with connect(f"{url}/echo") as chat:
         chat.send("hello")
@@ -463,5 +475,5 @@ def test_websocket_is_closed_at_shutdown(
         server.process.wait(30)
 
         assert closed.value.rcvd
-        assert closed.value.rcvd.code == 1012  # the service restarts
+        assert closed.value.rcvd.code == 1012  # service restart
         assert not any("exception" in event for event in server.events)

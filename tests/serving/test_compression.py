@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..harness.project import Project
-from ..harness.server import Answer, Server, serve
+from ..harness.server import HttpResponse, Server, serve
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -28,7 +28,7 @@ DECODE: dict[str, Callable[[bytes], bytes]] = {
 }
 PATH = "/large-response?size_kb=8"
 
-# Routes that send as a service might.
+# Routes with the responses of typical services.
 ROUTES = """
 import asyncio
 from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ app = create_app()
 async def stream(media_type: str) -> StreamingResponse:
     async def chunks() -> AsyncIterator[str]:
         yield "data: first\\n\\n"
-        await asyncio.Event().wait()  # until the client goes
+        await asyncio.Event().wait()  # until the client disconnects
         yield "data: second\\n\\n"
 
     return StreamingResponse(chunks(), media_type=media_type)
@@ -64,7 +64,7 @@ async def empty(status: int) -> Response:
 
 @pytest.fixture(scope="module")
 def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service with more routes, in one process, so that they can meet."""
+    """The service with these routes, in one process, so that they share events."""
     directory = tmp_path_factory.mktemp("compression")
     (directory / "routes.py").write_text(ROUTES.format(package=project.package))
     (directory / "lines.txt").write_text("a line\n" * 1000)
@@ -75,24 +75,24 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="module")
 def plain(server: Server) -> bytes:
-    """The body as it is."""
+    """Return the body unchanged."""
     return server.get(PATH, **{"Accept-Encoding": "identity"}).body
 
 
-def decoded(answer: Answer) -> bytes:
+def decoded(answer: HttpResponse) -> bytes:
     coding = answer.headers.get("content-encoding")
     return DECODE[coding](answer.body) if coding else answer.body
 
 
 def readings(weights: dict[str, str]) -> set[str]:
-    """The codings that RFC 9110 lets the server choose from; "identity" for none."""
+    """Return the codings that RFC 9110 lets the server choose from; "identity" for none."""
     heard = {name.lower(): float(weight) for name, weight in weights.items()}
     others = heard.get("*", 0.0)
     offered = {name: heard.get(name, others) for name in DECODE}
-    offered["identity"] = heard.get("identity", heard.get("*", 0.0005))  # after all that is named
+    offered["identity"] = heard.get("identity", heard.get("*", 0.0005))  # below all listed codings
     best = max(offered.values())
     if best == 0:
-        return {"identity"}  # nothing suits: as it is, then
+        return {"identity"}  # no acceptable coding: uncompressed
     return {name for name, weight in offered.items() if weight == best}
 
 
@@ -108,20 +108,20 @@ def test_preferred_coding_of_the_client_is_used(
 ) -> None:
     header = ", ".join(f"{name};q={weight}" for name, weight in accepted)
 
-    answer = server.get(PATH, **{"Accept-Encoding": header})
+    response = server.get(PATH, **{"Accept-Encoding": header})
 
-    assert answer.headers.get("content-encoding", "identity") in readings(dict(accepted))
-    assert decoded(answer) == plain
-    assert answer.headers["vary"] == "Accept-Encoding"
+    assert response.headers.get("content-encoding", "identity") in readings(dict(accepted))
+    assert decoded(response) == plain
+    assert response.headers["vary"] == "Accept-Encoding"
 
 
 @thorough
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.just("\t"), max_size=300))
 def test_any_accept_encoding_is_handled(server: Server, plain: bytes, header: str) -> None:
-    answer = server.get(PATH, **{"Accept-Encoding": header})
+    response = server.get(PATH, **{"Accept-Encoding": header})
 
-    assert answer.status == 200
-    assert decoded(answer) == plain
+    assert response.status == 200
+    assert decoded(response) == plain
 
 
 @pytest.mark.parametrize("coding", DECODE)
@@ -145,7 +145,7 @@ def test_zstd_and_brotli_are_smaller_than_gzip(server: Server, coding: str) -> N
 
 
 def first_of(server: Server, media_type: str, coding: str) -> tuple[str | None, bytes]:
-    """The coding of a stream and its first chunk, read while the second one waits."""
+    """Return the coding of a stream and its first chunk, read while the second one waits."""
     decoders: dict[str, Any] = {
         "zstd": zstd.ZstdDecompressor().decompress,
         "gzip": zlib.decompressobj(31).decompress,
@@ -173,7 +173,7 @@ def test_server_sent_events_are_not_compressed(server: Server) -> None:
     assert first_of(server, "text/event-stream", "gzip") == (None, b"data: first\n\n")
 
 
-def test_a_file_and_its_ranges(server: Server) -> None:
+def test_file_is_compressed_and_its_ranges_are_not(server: Server) -> None:
     gzipped = {"Accept-Encoding": "gzip"}
     whole, part = server.get("/file", **gzipped), server.get("/file", **gzipped, Range="bytes=0-9")
 
@@ -190,9 +190,9 @@ def test_head_has_the_headers_of_get_and_no_body(server: Server) -> None:
         client.sendall(
             b"HEAD /file HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
         )
-        answer = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+        response = b"".join(iter(lambda: client.recv(65536), b"")).decode()
 
-    headers, _, body = answer.partition("\r\n\r\n")
+    headers, _, body = response.partition("\r\n\r\n")
     assert "content-encoding: gzip" in headers.lower()
     assert "vary: accept-encoding" in headers.lower()
     assert body == ""
@@ -200,7 +200,7 @@ def test_head_has_the_headers_of_get_and_no_body(server: Server) -> None:
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_response_without_a_body_stays_empty(server: Server, status: int) -> None:
-    answer = server.get(f"/empty/{status}", **{"Accept-Encoding": "gzip"})
+    response = server.get(f"/empty/{status}", **{"Accept-Encoding": "gzip"})
 
-    assert (answer.status, answer.body) == (status, b"")
-    assert "content-encoding" not in answer.headers
+    assert (response.status, response.body) == (status, b"")
+    assert "content-encoding" not in response.headers

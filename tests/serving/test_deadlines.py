@@ -21,16 +21,16 @@ def test_transaction_past_the_deadline_is_whole_or_absent(
 ) -> None:
     before = json.loads(server.get("/entries").body)
 
-    answer = server.ask("POST", f"{below}{route}?seconds=1.5")
+    response = server.request("POST", f"{below}{route}?seconds=1.5")
 
     after = json.loads(server.get("/entries").body)
     assert after[len(before) :] in ([], ["debit", "credit"])
-    assert answer.status in (200, 504)
+    assert response.status in (200, 504)
     if route == "/transfer-in-coroutine":
-        assert (answer.status, after) == (504, before)
+        assert (response.status, after) == (504, before)
 
 
-def test_requests_that_wait_for_a_thread_get_504_and_no_thread_is_added(
+def test_requests_waiting_for_a_thread_get_504_and_add_no_thread(
     serve_routes: ServeRoutes,
 ) -> None:
     with serve_routes(THREADS="4") as server, ThreadPoolExecutor(40) as clients:
@@ -38,7 +38,7 @@ def test_requests_that_wait_for_a_thread_get_504_and_no_thread_is_added(
 
         assert json.loads(server.get("/threads").body) <= 4
 
-    statuses = [answer.status for answer in answers]
+    statuses = [response.status for response in answers]
     assert statuses.count(504) >= 36
 
 
@@ -67,42 +67,44 @@ def test_cancelled_request_leaves_one_line_with_its_stack_and_error(
     server: Server, below: str, path: str, function: str, error: str | None
 ) -> None:
     with log_of(server) as log:
-        answer = server.get(below + path)
+        response = server.get(below + path)
 
     cut, request = log
-    assert (answer.status, request["status"]) == (504, 504)
+    assert (response.status, request["status"]) == (504, 504)
     assert cut["event"] == f"No response within 1.0 s: cancelled GET {below}{path}"
     assert f"in {function}" in cut["stack"]
     assert cut["request_id"] == request["request_id"]
-    # Starlette's BaseHTTPMiddleware drops what a cancelled application raises.
+    # Starlette's BaseHTTPMiddleware drops exceptions of a cancelled application.
     assert below or (error or "") in cut.get("exception", "")
     assert error or "exception" not in cut
 
 
-def test_route_with_a_longer_deadline_is_not_cut(server: Server) -> None:
+def test_route_with_a_longer_deadline_is_not_cancelled(server: Server) -> None:
     assert json.loads(server.get("/long").body) == "done"
 
 
 def test_slow_upload_to_a_route_with_a_longer_deadline_is_read(server: Server) -> None:
-    """The body is read before dependencies run, so the route's declaration counts by itself."""
+    """The body is read before dependencies run: the deadline is read from the route itself."""
     with log_of(server) as log, Wire(server) as slow, Wire(server) as cut:
         slow.send(b"POST /long-upload HTTP/1.1\r\n", HOST, BOUNDARY, b"Content-Length: 78\r\n\r\n")
         cut.send(b"POST /upload HTTP/1.1\r\n", HOST, BOUNDARY, b"Content-Length: 78\r\n\r\n")
         slow.send(PART)
-        assert cut.answer().status == 504  # by now the default has passed for the other as well
+        assert (
+            cut.response().status == 504
+        )  # now the default deadline has passed for the other request, too
         slow.send(b"hello\r\n--B--\r\n")
-        assert slow.answer().body == b"5"
+        assert slow.response().body == b"5"
 
     assert sorted(line["status"] for line in log if line["event"] == "request") == [200, 504]
 
 
 def test_in_process_request_leaves_the_outer_deadline_and_its_id(server: Server) -> None:
     with log_of(server) as log:
-        answer = server.get("/call-myself")
+        response = server.get("/call-myself")
 
-    outer = answer.headers["x-request-id"]
-    assert answer.status == 504
-    [said] = [line for line in log if line["event"] == "after the inner request"]
-    assert said["request_id"] == outer
+    outer = response.headers["x-request-id"]
+    assert response.status == 504
+    [output] = [line for line in log if line["event"] == "after the inner request"]
+    assert output["request_id"] == outer
     inner = [line for line in log if line["event"] == "request" and line["status"] == 404]
     assert [line["request_id"] == outer for line in inner] == [False]

@@ -13,7 +13,7 @@ from ..harness.load import Load
 from ..harness.project import Project
 from ..harness.server import Server, free_port, serve
 
-# Routes that say, fail and count, beside those of the service.
+# Additional routes that log, fail and count.
 SAYING = """
 import logging
 import warnings
@@ -50,7 +50,7 @@ def saying(project: Project, tmp_path: Path) -> Iterator[Server]:
         yield dataclasses.replace(server, metrics_port=int(env["METRICS_PORT"]))
 
 
-def test_a_line_a_request_and_each_line_is_json(saying: Server) -> None:
+def test_each_request_logs_one_line_of_json(saying: Server) -> None:
     saying.get("/large-response?size_kb=1&token=hunter2")
     saying.get("/nowhere/hunter2")
     saying.get("/health/live")
@@ -75,22 +75,22 @@ def test_a_line_a_request_and_each_line_is_json(saying: Server) -> None:
 
 def test_log_lines_of_a_request_have_its_id_and_no_secret(saying: Server) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
-    answer = saying.get("/says", traceparent=f"00-{trace}-b7ad6b7169203331-01")
+    response = saying.get("/says", traceparent=f"00-{trace}-b7ad6b7169203331-01")
     saying.stop()
 
-    said, warned, line = (e for e in saying.events if e.get("trace_id") == trace)
-    assert {e["request_id"] for e in (said, warned, line)} == {answer.headers["x-request-id"]}
-    assert (said["event"], said["Cookie"], said["order"]) == ("token=***", "***", 7)
+    output, warned, line = (e for e in saying.events if e.get("trace_id") == trace)
+    assert {e["request_id"] for e in (output, warned, line)} == {response.headers["x-request-id"]}
+    assert (output["event"], output["Cookie"], output["order"]) == ("token=***", "***", 7)
     assert "careful" in warned["event"]
 
 
-def test_an_unhandled_error_is_logged_once_with_its_trace(saying: Server) -> None:
-    answer = saying.get("/breaks")
+def test_unhandled_error_is_logged_once_with_its_traceback(saying: Server) -> None:
+    response = saying.get("/breaks")
     saying.stop()
 
     errors = [e for e in saying.events if "exception" in e]
-    assert answer.status == 500
-    assert [e["request_id"] for e in errors] == [answer.headers["x-request-id"]]
+    assert response.status == 500
+    assert [e["request_id"] for e in errors] == [response.headers["x-request-id"]]
     assert errors[0]["exception"].endswith("RuntimeError: password=***")
     assert saying.log.count("Traceback") == 1
     assert [line["status"] for line in saying.requests] == [500]
@@ -106,8 +106,8 @@ def test_request_id_is_accepted_from_the_trusted_proxy_only(
     with serve(project, tmp_path / "log", env={"FORWARDED_ALLOW_IPS": trust}) as server:
         for client in clients:
             sent = {"X-Request-ID": "an-id-that-was-sent", "X-Forwarded-For": client}
-            answer = server.get("/nowhere", **sent)
-            assert (answer.headers["x-request-id"] == "an-id-that-was-sent") is taken
+            response = server.get("/nowhere", **sent)
+            assert (response.headers["x-request-id"] == "an-id-that-was-sent") is taken
         server.stop()
 
     assert [line["client"] == "203.0.113.9" for line in server.requests] == [taken, taken]
@@ -127,10 +127,10 @@ def test_sigterm_under_load_loses_no_line(project: Project, tmp_path: Path) -> N
         assert len(server.requests) == answered
 
 
-def test_a_body_that_does_not_say_its_length_has_a_limit(saying: Server) -> None:
+def test_body_without_a_content_length_is_limited(saying: Server) -> None:
     half = b"x" * 2**19
-    fits = saying.ask("POST", "/length", iter([half, half]))
-    exceeds = saying.ask("POST", "/length", iter([half, half, b"x"]))
+    fits = saying.request("POST", "/length", iter([half, half]))
+    exceeds = saying.request("POST", "/length", iter([half, half, b"x"]))
 
     assert (fits.status, fits.body) == (200, b"1048576")
     assert exceeds.status == 413

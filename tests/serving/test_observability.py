@@ -27,47 +27,47 @@ if missing := missing_tools():
 WAIT_SECONDS = 60
 
 OF_A_POD = {"namespace", "pod", "container", "endpoint"}
-"""The labels that the Prometheus operator gives to what a PodMonitor finds, beside the job's."""
+"""Labels that the Prometheus operator adds to targets of a PodMonitor, in addition to `job`."""
 
 Rules = dict[str, Any]
 
 
 def each(target: str) -> str:
-    """The label that tells one from another."""
+    """Return the label that identifies an instance."""
     return "pod" if target == "kubernetes" else "instance"
 
 
 def target_labels(target: str) -> set[str]:
-    """The labels that come with the scrape."""
+    """Return the labels that the scrape adds."""
     return {"job", "instance"} | (OF_A_POD if target == "kubernetes" else set())
 
 
 def rules_file(project: Project) -> Path:
-    """Where a project has its rules."""
+    """Return the path of a project's rules."""
     [file] = [*project.path.glob("deploy/**/*.rules.yml"), *project.path.glob("**/*rule.yaml")]
     return file
 
 
 def rules_of(project: Project) -> Rules:
-    """What Prometheus makes of a project's rules."""
+    """Return a project's rules as Prometheus reads them."""
     rules: Rules = yaml.safe_load(rules_file(project).read_text())
     return dict(rules.get("spec", rules))
 
 
 def every(kind: str, rules: Rules) -> list[dict[str, Any]]:
-    """The rules that are an `alert`, or a `record`."""
+    """Return the rules that are an `alert`, or a `record`."""
     return [rule for group in rules["groups"] for rule in group["rules"] if kind in rule]
 
 
 def job_of(project: Project) -> str:
-    """The job that the rules are about."""
+    """Return the value of `job` in the rules."""
     jobs: set[str] = set(re.findall(r'job="(.+?)"', rules_file(project).read_text()))
     [job] = jobs
     return job
 
 
 def panels(project: Project) -> dict[str, list[str]]:
-    """The expressions of each panel, as Grafana would send them."""
+    """Return the expressions of each panel, with Grafana's variables replaced."""
     dashboard = json.loads((project.path / "deploy/dashboard.json").read_text())
     filled_in = {"$job": job_of(project), "$__rate_interval": "1m"}
     found: dict[str, list[str]] = {}
@@ -81,11 +81,11 @@ def panels(project: Project) -> dict[str, list[str]]:
 
 
 def expressions(project: Project) -> list[Expression]:
-    """All that the dashboard and the rules ask for."""
+    """All expressions of the dashboard and the rules."""
     rules = rules_of(project)
     shown = [text for texts in panels(project).values() for text in texts]
-    asked = [rule["expr"] for rule in every("record", rules) + every("alert", rules)]
-    return [Expression(text) for text in shown + asked]
+    requested = [rule["expr"] for rule in every("record", rules) + every("alert", rules)]
+    return [Expression(text) for text in shown + requested]
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,10 @@ def rendered(render: Render, target: str) -> Project:
     return render(deployment=target)
 
 
-# ── What the alerts say ───────────────────────────────────────────────────────────────────────
+# ── Alerts: texts and runbook ─────────────────────────────────────────────────────────────────
 
 
-def test_promtool_takes_the_rules(rendered: Project, tmp_path: Path) -> None:
+def test_promtool_accepts_the_rules(rendered: Project, tmp_path: Path) -> None:
     rules = tmp_path / "rules.yml"
     rules.write_text(yaml.safe_dump(rules_of(rendered)))
     check = ("check", "rules", "--lint=all", "--lint-fatal", rules)
@@ -121,7 +121,7 @@ def test_each_alert_has_a_severity_and_a_runbook_entry(rendered: Project) -> Non
     assert re.findall(r"`(\w+)`", "".join(table)) == [alert["alert"] for alert in alerts]
 
 
-def test_the_readme_names_the_files(rendered: Project, target: str) -> None:
+def test_readme_names_the_alert_and_dashboard_files(rendered: Project, target: str) -> None:
     readme = (rendered.path / "deploy/README.md").read_text()
     rules = {"kubernetes": "kubernetes/components/alerts", "vm": "zebra-9-ledger.rules.yml"}
 
@@ -135,10 +135,10 @@ def test_labels_in_summaries_exist(rendered: Project, target: str) -> None:
     recorded = {rule["record"] for rule in every("record", rules)}
 
     for alert in every("alert", rules):
-        asked = Expression(alert["expr"])
-        own = {"job"} if asked.metrics.keys() & recorded else target_labels(target)
+        requested = Expression(alert["expr"])
+        own = {"job"} if requested.metrics.keys() & recorded else target_labels(target)
         named = set(re.findall(r"\$labels\.(\w+)", alert["annotations"]["summary"]))
-        assert named <= ((asked.grouped - {"le"}) or own), alert["alert"]
+        assert named <= ((requested.grouped - {"le"}) or own), alert["alert"]
         assert "job" in named
 
 
@@ -158,18 +158,18 @@ LAG = "event_loop_lag_seconds_bucket{{le='{le}'}}"
 
 
 def requests(status: int, values: str, route: str = "/orders") -> dict[str, str]:
-    """How many there were, minute by minute."""
+    """Return a counter by minute, for promtool."""
     return {REQUESTS.format(status=status, route=route): values}
 
 
 def durations(route: str = "/orders", **buckets: str) -> dict[str, str]:
-    """How many took no longer, minute by minute: `le_10` and so on."""
+    """Return histogram buckets by minute, for promtool: `le_10` and so on."""
     found = {name.removeprefix("le_"): values for name, values in buckets.items()}
     return {BUCKET.format(le=le, route=route): values for le, values in found.items()}
 
 
 def lags(**buckets: str) -> dict[str, str]:
-    """The same of the event loop, in milliseconds: `le_100`."""
+    """Return buckets of the event loop lag, in milliseconds: `le_100`."""
     seconds = {str(int(name[3:]) / 1000): values for name, values in buckets.items()}
     return {LAG.format(le=le): v for le, v in seconds.items()} | {
         LAG.format(le="+Inf"): list(buckets.values())[-1]
@@ -280,7 +280,7 @@ OF_TARGET = {
 
 
 def off(rules: Rules, job: str, cases: dict[str, Case], directory: Path) -> str:
-    """What promtool says of the cases in which other alerts fire than should."""
+    """Return promtool's output for cases in which other alerts fire than expected."""
     (directory / "rules.yml").write_text(yaml.safe_dump(rules))
     firing = 'count by (alertname) (ALERTS{alertstate="firing"})'
     tests = [
@@ -312,7 +312,7 @@ def off(rules: Rules, job: str, cases: dict[str, Case], directory: Path) -> str:
 
 
 def located(series: str, job: str) -> str:
-    """A series with the labels of one that is scraped."""
+    """Return a series with the labels of one that is scraped."""
     labels = f"job='{job}',instance='10.0.0.1:9090',pod='ledger-1'"
     return series.replace("}", f",{labels}}}").replace("{,", "{").replace("'", '"')
 
@@ -322,7 +322,10 @@ def test_alerts_fire_only_under_their_condition(
 ) -> None:
     cases = CASES | OF_TARGET[target]
     fired = {
-        alert for case in cases.values() for said in case.fire.values() for alert in said.split()
+        alert
+        for case in cases.values()
+        for alerts in case.fire.values()
+        for alert in alerts.split()
     }
     rules = rules_of(rendered)
 
@@ -331,32 +334,34 @@ def test_alerts_fire_only_under_their_condition(
 
 
 @pytest.mark.parametrize(
-    ("right", "wrong"),
+    ("right", "wrong", "case"),
     [
-        ("14.4 *", "144 *"),
-        ("14.4 *", "1.4 *"),
-        ("> 6 *", "> 60 *"),
-        ("> 6 *", "> 0.1 *"),
-        (">= 10", ">= 1"),
-        ('status=~"5.."', 'status="500"'),
-        ('status=~"5.."', 'status=~"[45].."'),
-        (', route!~"/health/.+"', ""),
-        ("> 15", "> 29"),
-        ("> 15", "> 9"),
-        ("absent(", "vector(0) * absent("),
-        ("== 0", "== 2"),
-        ("> 0.1", "> 1"),
-        ("[2m]) >= 1", "[2m]) >= 100"),
-        ("[2m]) >= 1", "[2m]) >= 0"),
-        ("[2m]) >= 1", "[30s]) >= 1"),
-        ("avg_over_time", "max_over_time"),
-        ("> 0.8", "> 0.95"),
-        ("> 0.8", "> 0.5"),
-        ("ratio_rate5m{", "ratio_rate1h{"),
-        ("_rate30m{", "_rate6h{"),
+        ("14.4 *", "144 *", "one in twenty fails"),
+        ("14.4 *", "1.4 *", "one in a hundred fails"),
+        ("> 6 *", "> 60 *", "one in a hundred fails"),
+        ("> 6 *", "> 0.1 *", "one in two thousand fails"),
+        (">= 10", ">= 1", "three fail at night"),
+        ('status=~"5.."', 'status="500"', "so many get a 503 or 504"),
+        ('status=~"5.."', 'status=~"[45].."', "clients are wrong"),
+        (', route!~"/health/.+"', "", "it is not ready"),
+        ("> 15", "> 29", "one in ten is slow"),
+        ("> 15", "> 9", "none is slow"),
+        ("absent(", "vector(0) * absent(", "none is there"),
+        ("== 0", "== 2", "one of two is up"),
+        ("> 0.1", "> 1", "the loop is late"),
+        ("[2m]) >= 1", "[2m]) >= 100", "calls wait for threads"),
+        ("[2m]) >= 1", "[2m]) >= 0", "one burst waits for threads"),
+        ("[2m]) >= 1", "[30s]) >= 1", "calls wait in most samples"),
+        ("avg_over_time", "max_over_time", "a call waits now and then"),
+        ("> 0.8", "> 0.95", "it is full"),
+        ("> 0.8", "> 0.5", "it is busy"),
+        ("ratio_rate5m{", "ratio_rate1h{", "it is over"),
+        ("_rate30m{", "_rate6h{", "it is over"),
     ],
 )
-def test_wrong_rule_is_reported(render: Render, tmp_path: Path, right: str, wrong: str) -> None:
+def test_wrong_rule_fails_a_case(
+    render: Render, tmp_path: Path, right: str, wrong: str, case: str
+) -> None:
     project = render(deployment="kubernetes")
     rules = rules_of(project)
     changed = 0
@@ -365,31 +370,31 @@ def test_wrong_rule_is_reported(render: Render, tmp_path: Path, right: str, wron
         rule["expr"] = rule["expr"].replace(right, wrong)
 
     assert changed
-    assert "FAILED" in off(rules, job_of(project), CASES | OF_TARGET["kubernetes"], tmp_path)
+    assert "FAILED" in off(rules, job_of(project), {case: CASES[case]}, tmp_path)
 
 
-# ── What they ask, of a service that runs ─────────────────────────────────────────────────────
+# ── Expressions against a running service ─────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class Scraped:
-    """A service, and the Prometheus that scrapes it."""
+    """A service and a Prometheus that scrapes it."""
 
     project: Project
     server: Server
     metrics: Server
     prometheus: Prometheus
 
-    def ask(self) -> None:
-        """Send a request that is found, one that is not, one that fails, and open a WebSocket."""
-        answers = [self.server.get(path).status for path in ("/large-response", "/no", "/broken")]
-        assert answers == [200, 404, 500]
+    def request(self) -> None:
+        """Send requests with status 200, 404 and 500, and open a WebSocket."""
+        responses = [self.server.get(path).status for path in ("/large-response", "/no", "/broken")]
+        assert responses == [200, 404, 500]
         with connect(f"ws://127.0.0.1:{self.server.port}/socket") as socket:
             socket.send("done")
 
     @property
     def text(self) -> str:
-        """What it exposes."""
+        """The metrics that it exposes."""
         return self.metrics.get("/metrics").body.decode()
 
 
@@ -437,7 +442,7 @@ def scrape_config(project: Project, address: str) -> dict[str, Any]:
 
 
 def exposed(text: str) -> dict[str, set[str]]:
-    """The labels of each metric in a scrape."""
+    """Return the labels of each metric in a scrape."""
     found: dict[str, set[str]] = {}
     for name, labels in re.findall(r"^(\w+)(?:\{(.*)\})? \S+$", text, re.MULTILINE):
         found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
@@ -445,7 +450,7 @@ def exposed(text: str) -> dict[str, set[str]]:
 
 
 def unknown(asked: list[Expression], text: str, rules: Rules, of_target: set[str]) -> Iterator[str]:
-    """What expressions name and no scrape has."""
+    """Yield metrics and labels in expressions that no scrape contains."""
     known = exposed(text) | {"up": set()}
     known |= {rule["record"]: Expression(rule["expr"]).grouped for rule in every("record", rules)}
     for expression in asked:
@@ -460,12 +465,12 @@ def unknown(asked: list[Expression], text: str, rules: Rules, of_target: set[str
 
 
 def test_every_name_and_label_is_exposed(scraped: Scraped, target: str) -> None:
-    scraped.ask()
-    asked, rules = expressions(scraped.project), rules_of(scraped.project)
+    scraped.request()
+    requested, rules = expressions(scraped.project), rules_of(scraped.project)
     text, of_target = scraped.text, target_labels(target)
 
-    assert len(asked) >= 28
-    assert list(unknown(asked, text, rules, of_target)) == []
+    assert len(requested) >= 28
+    assert list(unknown(requested, text, rules, of_target)) == []
     for right, wrong in [
         ("_duration_seconds_count", "_duration_second_count"),
         ("by (route, le)", "by (rout, le)"),
@@ -477,20 +482,20 @@ def test_every_name_and_label_is_exposed(scraped: Scraped, target: str) -> None:
         ("threads_waiting{", "threads_queued{"),
         ("by (close_code)", "by (code)"),
     ]:
-        worse = [Expression(expression.text.replace(right, wrong)) for expression in asked]
-        assert worse != asked, right
+        worse = [Expression(expression.text.replace(right, wrong)) for expression in requested]
+        assert worse != requested, right
         assert list(unknown(worse, text, rules, of_target)) != [], wrong
 
 
 def ours(scrape: str, project: Project) -> set[str]:
-    """The metrics that the service exposes and prometheus_client alone would not."""
+    """Return the service's metrics, without those of prometheus_client itself."""
     code = "import prometheus_client as p; print(p.generate_latest().decode())"
     by_itself = project.run(project.program("python"), "-c", code).stdout
     return {name for name, *_ in set(families(scrape)) - set(families(by_itself))}
 
 
-def test_the_dashboard_shows_every_metric_of_ours(scraped: Scraped) -> None:
-    scraped.ask()
+def test_dashboard_shows_every_metric_of_the_layer(scraped: Scraped) -> None:
+    scraped.request()
     shown = {
         re.sub(r"_(?:bucket|count|sum)$", "", name)
         for texts in panels(scraped.project).values()
@@ -505,13 +510,13 @@ def test_the_dashboard_shows_every_metric_of_ours(scraped: Scraped) -> None:
 
 
 def test_every_panel_has_data_and_every_rule_is_evaluated(scraped: Scraped) -> None:
-    """Asked as Grafana does, of what was scraped from a service that answers."""
+    """Queries like Grafana's, on the metrics scraped from a running service."""
     shown = panels(scraped.project)
-    selectors = {one for asked in expressions(scraped.project) for one in asked.selectors}
+    selectors = {one for requested in expressions(scraped.project) for one in requested.selectors}
     deadline = time.monotonic() + WAIT_SECONDS
     empty: list[str] = ["not asked yet"]
     while empty and time.monotonic() < deadline:
-        scraped.ask()
+        scraped.request()
         empty = [
             f"{title}: {text}"
             for title, texts in shown.items()
@@ -536,12 +541,12 @@ def test_limits_are_the_sum_over_all_workers(scraped: Scraped, target: str) -> N
         f"threads_limit {40.0 * workers}\n",
     ]
     deadline = time.monotonic() + WAIT_SECONDS
-    while not all(limit in scraped.text for limit in limits):  # one worker starts after the other
+    while not all(limit in scraped.text for limit in limits):  # workers start one after another
         assert time.monotonic() < deadline, scraped.text
 
 
 def has_data(prometheus: Prometheus, text: str) -> bool:
-    """Whether an expression gives a number."""
+    """Return whether the result of an expression is a number."""
     return any(math.isfinite(float(series["value"][1])) for series in prometheus.query(text))
 
 

@@ -14,7 +14,7 @@ from ..harness.project import Project
 from ..harness.server import Server, serve
 from ..harness.wire import log_of
 
-# Routes as a service has them, beside those that it comes with.
+# Additional routes, typical for a service.
 ROUTES = """
 from enum import StrEnum
 from typing import Annotated
@@ -84,7 +84,7 @@ async def lines(count: Annotated[int, Query(ge=0, le=100)] = 1) -> StreamingResp
 
 @pytest.fixture(scope="module")
 def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service with more routes, its document open."""
+    """The service with these routes, and the OpenAPI document served."""
     directory = tmp_path_factory.mktemp("schema")
     (directory / "routes.py").write_text(ROUTES.format(package=project.package))
     env = {"PYTHONPATH": str(directory), "WEB_CONCURRENCY": "1", "DOCS": "true"}
@@ -99,7 +99,7 @@ OPERATIONS = {
 }
 
 
-def test_all_operations_answer_as_the_document_says(server: Server) -> None:
+def test_all_operations_match_the_openapi_document(server: Server) -> None:
     schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
     found = schema.get_all_operations()
     operations = [result.ok() for result in found if isinstance(result, Ok)]

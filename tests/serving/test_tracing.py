@@ -15,7 +15,7 @@ from ..harness.server import Server, free_port, launch, serve
 
 REQUESTS = 60
 
-# A collector: it prints what it gets, a span a line.
+# A collector that prints one line per span.
 COLLECTOR = """
 import json
 import sys
@@ -51,7 +51,7 @@ print("collects", flush=True)
 server.serve_forever()
 """
 
-# Sets a provider after the application was made, prints the spans that it gets.
+# Sets a provider after the application was created, and prints its spans.
 PROVIDER = """
 from fastapi.testclient import TestClient
 from opentelemetry import trace
@@ -73,7 +73,7 @@ print("spans:", *(span.name for span in exporter.get_finished_spans()), sep="\\n
 
 @pytest.fixture(scope="module")
 def traced(render: Render, target: str) -> Project:
-    """The service that can send traces."""
+    """The service with tracing."""
     project = render(deployment=target, traces=True)
     project.uv("sync", "--quiet")
     return project
@@ -81,7 +81,7 @@ def traced(render: Render, target: str) -> Project:
 
 @contextmanager
 def collector(project: Project, directory: Path) -> Iterator[Server]:
-    """A collector on a port of its own."""
+    """Yield a collector on a free port."""
     port = free_port()
     script = directory / "collector.py"
     script.write_text(COLLECTOR)
@@ -104,17 +104,17 @@ def lines_of_requests(server: Server) -> list[dict[str, str]]:
     return [line for line in lines if line.get("route") == "/large-response"]
 
 
-def test_every_request_has_a_span_from_all_workers_also_the_last_ones(
+def test_every_request_of_every_worker_has_a_span(
     traced: Project, target: str, tmp_path: Path
 ) -> None:
-    """Stopped at once, so that most of them are sent while it stops: a batch waits for 5 s."""
+    """Most spans are exported at shutdown: a batch would wait for 5 s."""
     workers = {"kubernetes": 1, "vm": 3}[target]
     with collector(traced, tmp_path) as received:
         env = exporting(received.port, WEB_CONCURRENCY=str(workers))
         with serve(traced, tmp_path / "log", env=env) as server:
-            with ThreadPoolExecutor(8) as clients:  # or one worker might take them all
+            with ThreadPoolExecutor(8) as clients:  # so that several workers serve requests
                 paths = ["/large-response?size_kb=900"] * REQUESTS
-                assert {answer.status for answer in clients.map(server.get, paths)} == {200}
+                assert {response.status for response in clients.map(server.get, paths)} == {200}
             server.stop()
         arrived = spans(received)
 
@@ -140,7 +140,9 @@ def test_trace_of_another_service_is_continued(traced: Project, tmp_path: Path) 
     assert [line["trace_id"] for line in lines_of_requests(server)] == [trace_id]
 
 
-def test_unreachable_collector_delays_nothing(traced: Project, target: str, tmp_path: Path) -> None:
+def test_unreachable_collector_does_not_delay_requests_or_shutdown(
+    traced: Project, target: str, tmp_path: Path
+) -> None:
     with serve(traced, tmp_path / "log", env=exporting(free_port())) as server:
         assert server.get("/large-response?size_kb=1").status == 200
 
@@ -151,7 +153,7 @@ def test_unreachable_collector_delays_nothing(traced: Project, target: str, tmp_
     assert "Traceback" not in server.log
 
 
-def test_without_an_endpoint_there_are_no_spans(traced: Project, tmp_path: Path) -> None:
+def test_no_endpoint_records_no_spans(traced: Project, tmp_path: Path) -> None:
     with serve(traced, tmp_path / "log") as server:
         assert server.get("/large-response?size_kb=1").status == 200
         server.stop()
@@ -161,7 +163,7 @@ def test_without_an_endpoint_there_are_no_spans(traced: Project, tmp_path: Path)
 
 
 @pytest.mark.parametrize("traces", [True, False])
-def test_provider_that_the_service_sets_gets_a_span_of_each_request(
+def test_provider_set_by_the_service_receives_a_span_per_request(
     render: Render, tmp_path: Path, traces: bool
 ) -> None:
     project = render(deployment="kubernetes", traces=traces)
@@ -173,10 +175,10 @@ def test_provider_that_the_service_sets_gets_a_span_of_each_request(
         project.uv("pip", "install", "--quiet", "--target", str(tmp_path), sdk)
     (tmp_path / "provider.py").write_text(PROVIDER.format(package=project.package))
 
-    done = project.run(
+    result = project.run(
         project.program("python"),
         str(tmp_path / "provider.py"),
         env={"PYTHONPATH": str(tmp_path)},
     )
 
-    assert "GET /large-response" in done.stdout.partition("spans:")[2].splitlines()
+    assert "GET /large-response" in result.stdout.partition("spans:")[2].splitlines()

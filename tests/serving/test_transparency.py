@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..harness.project import Project
-from ..harness.server import Answer, Server, serve
+from ..harness.server import HttpResponse, Server, serve
 from ..harness.wire import HOST, Wire
 
 if sys.version_info >= (3, 14):
@@ -19,7 +19,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# Sends what a header of the request says, in the forms that ASGI admits.
+# Sends the messages described by a request header, in all forms that ASGI permits.
 ROUTES = """
 import json
 
@@ -52,7 +52,7 @@ app.mount("/told", told)
 """
 
 OURS = {"content-security-policy", "x-content-type-options", "x-request-id", "cache-control"}
-# What compression tells of itself.
+# Headers that compression adds or changes.
 ENCODED = {"content-encoding", "content-length", "transfer-encoding", "vary", "accept-ranges"}
 
 STATUSES = [200, 200, 200, 201, 204, 205, 206, 299, 304, 307, 404, 418, 500, 503]
@@ -70,7 +70,7 @@ part = st.sampled_from(["", "x", "text " * 10, "text " * 300, "text " * 30_000])
 
 @st.composite
 def scripts(draw: st.DrawFn) -> dict[str, object]:
-    """The messages of a response."""
+    """Return the messages of a response."""
     parts = draw(st.lists(part, min_size=1, max_size=4))
     status = draw(st.sampled_from(STATUSES))
     if status in (204, 304):
@@ -88,7 +88,7 @@ def scripts(draw: st.DrawFn) -> dict[str, object]:
 def servers(
     project: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Server, Server]]:
-    """The application with the serving layer, and on the server alone."""
+    """The application with and without the serving layer."""
     directory = tmp_path_factory.mktemp("transparency")
     (directory / "routes.py").write_text(ROUTES.format(package=project.package))
     env = {"PYTHONPATH": str(directory), "WEB_CONCURRENCY": "1"}
@@ -99,16 +99,16 @@ def servers(
         yield served, bare
 
 
-def ask(server: Server, method: str, path: str, script: str, accepted: str) -> Answer:
+def ask(server: Server, method: str, path: str, script: str, accepted: str) -> HttpResponse:
     with Wire(server) as wire:
         head = (
             f"{method} {path} HTTP/1.1\r\nX-Script: {script}\r\nAccept-Encoding: {accepted}\r\n\r\n"
         )
         wire.send(head.replace("\r\n", "\r\n" + HOST.decode(), 1).encode())
-        return wire.answer(method)
+        return wire.response(method)
 
 
-def decoded(answer: Answer) -> bytes:
+def decoded(answer: HttpResponse) -> bytes:
     match answer.headers.get("content-encoding"):
         case "zstd":
             return zstd.decompress(answer.body)
@@ -124,7 +124,7 @@ def decoded(answer: Answer) -> bytes:
     max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 @given(scripts(), st.sampled_from(["GET", "HEAD", "POST"]), st.sampled_from(CODINGS))
-def test_the_client_gets_what_the_application_sent(
+def test_client_receives_the_response_of_the_application(
     servers: tuple[Server, Server], script: dict[str, object], method: str, accepted: str
 ) -> None:
     served, bare = (

@@ -18,7 +18,7 @@ def url(server: Server, path: str) -> str:
     return f"ws://127.0.0.1:{server.port}{path}"
 
 
-def test_websocket_that_ends_leaves_one_line_without_its_query(server: Server) -> None:
+def test_ended_websocket_logs_one_line_without_its_query(server: Server) -> None:
     with log_of(server) as log:
         with connect(url(server, "/echo/7?jwt=hunter2")) as room:
             assert room.response
@@ -35,7 +35,7 @@ def test_websocket_that_ends_leaves_one_line_without_its_query(server: Server) -
     assert "hunter2" not in server.log
 
 
-def test_refused_handshakes_leave_a_line(server: Server) -> None:
+def test_refused_handshake_logs_one_line(server: Server) -> None:
     with log_of(server) as log, pytest.raises(InvalidStatus, match="403"):
         connect(url(server, "/nowhere?jwt=hunter2"))
 
@@ -46,7 +46,7 @@ def test_refused_handshakes_leave_a_line(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", ["/fail-before-accept", "/never-accept"])
-def test_handshake_that_the_application_does_not_answer_is_a_500(server: Server, path: str) -> None:
+def test_handshake_without_a_response_is_a_500(server: Server, path: str) -> None:
     with log_of(server) as log, pytest.raises(InvalidStatus, match="500") as failed:
         connect(url(server, path))
 
@@ -59,7 +59,7 @@ def test_handshake_that_the_application_does_not_answer_is_a_500(server: Server,
         assert error["exception"].endswith("LookupError: before it was accepted")
 
 
-def test_unknown_host_is_refused_for_websockets_too(serve_routes: ServeRoutes) -> None:
+def test_websocket_with_an_unknown_host_is_refused(serve_routes: ServeRoutes) -> None:
     with serve_routes(ALLOWED_HOSTS="127.0.0.1") as server:
         evil = socket.create_connection(("127.0.0.1", server.port))
         with pytest.raises(InvalidStatus, match="400") as refused:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ..harness.adoption import Grown, Service, adopt, faults, raise_in_old_place
+from ..harness.adoption import Grown, Service, adopt, create_service, faults
 from ..harness.template import TARGETS
 
 SERVICES = (
@@ -31,12 +31,12 @@ SERVICES = (
 def raised(
     request: pytest.FixtureRequest, template: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Service:
-    """A service with the newest FastAPI, in its old place."""
-    return raise_in_old_place(request.param, template, tmp_path_factory.mktemp("old"))
+    """A service with the newest FastAPI, before the copy of the template."""
+    return create_service(request.param, template, tmp_path_factory.mktemp("old"))
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_grown_service_is_adopted_with_its_tests_files_and_history(
+def test_existing_service_is_adopted_with_its_tests_files_and_history(
     raised: Service, tmp_path: Path, target: str
 ) -> None:
     adopted = adopt(raised, tmp_path, target)

@@ -20,7 +20,7 @@ Grow = Callable[..., Project]
 
 @pytest.fixture(scope="module")
 def python(render: Render) -> str:
-    """A Python that has what a service needs."""
+    """A Python with the dependencies of a service."""
     project = render(deployment="vm")
     project.uv("sync", "--quiet")
     return project.program("python")
@@ -69,7 +69,7 @@ def read(project: Project, name: str) -> str:
         ("orders", "main.py", "prices"),
     ],
 )
-def test_a_service_of_any_layout_is_imported_from_its_package(
+def test_service_of_any_layout_is_imported_from_its_package(
     grow: Grow, python: str, package: str, old: str, module: str
 ) -> None:
     main = f"import {module} as prices\n{MAIN}\nPRICE = prices.PRICE\n"
@@ -85,8 +85,8 @@ def test_a_service_of_any_layout_is_imported_from_its_package(
         f"import {package}.prices as prices, runpy\nrunpy.run_path('tests/test_prices.py')\n"
         f"print(type(app).__mro__[1].__name__, PRICE, prices.PRICE)"
     )
-    done = project.run(python, "-c", code, env={"PYTHONPATH": "src"})
-    assert done.stdout == "FastAPI 3 4\n"
+    result = project.run(python, "-c", code, env={"PYTHONPATH": "src"})
+    assert result.stdout == "FastAPI 3 4\n"
 
 
 FACTORY = """\
@@ -117,7 +117,7 @@ def make(debug=False):
     ],
     ids=["another name", "factory", "factory and module", "factory in app.py", "in the package"],
 )
-def test_the_application_is_found_by_servers(
+def test_application_is_found_by_servers(
     grow: Grow, python: str, files: dict[str, str], imported: str
 ) -> None:
     project = grow({"shop/__init__.py": "", **files}, "shop")
@@ -126,8 +126,8 @@ def test_the_application_is_found_by_servers(
 
     assert imported in read(project, "src/shop/app.py")
     code = "from shop.app import app; print([r.path for r in app.routes if 'health' in r.path])"
-    done = project.run(python, "-c", code, env={"PYTHONPATH": "src"})
-    assert done.stdout == "['/health/live', '/health/ready']\n"
+    result = project.run(python, "-c", code, env={"PYTHONPATH": "src"})
+    assert result.stdout == "['/health/live', '/health/ready']\n"
 
 
 def test_paths_of_the_working_directory_are_found_from_anywhere(
@@ -146,8 +146,9 @@ text = open("data/terms.txt").read()
     move(project)
 
     code = "from app.main import app, text, Path; print(text, Path.__module__)"
-    done = Project(tmp_path).run(python, "-c", code, env={"PYTHONPATH": str(project.path / "src")})
-    assert done.stdout == "fair fastapi.param_functions\n"
+    env = {"PYTHONPATH": str(project.path / "src")}
+    result = Project(tmp_path).run(python, "-c", code, env=env)
+    assert result.stdout == "fair fastapi.param_functions\n"
 
 
 def test_settings_of_the_team_are_kept(grow: Grow, python: str) -> None:
@@ -160,9 +161,9 @@ def test_settings_of_the_team_are_kept(grow: Grow, python: str) -> None:
         "app",
     )
 
-    said = move(project)
+    output = move(project)
 
-    assert "src/app/settings.py:4: LOG_LEVEL is a variable of the serving layer" in said
+    assert "src/app/settings.py:4: LOG_LEVEL is a variable of the serving layer" in output
     assert read(project, "src/app/settings.py") == settings
     assert "serving.load(serving.ServingSettings)" in read(project, "src/app/main.py")
     assert not (project.path / "tests/test_env_example.py").exists()
@@ -207,7 +208,7 @@ branch = true
 """
 
 
-def test_requirements_and_settings_are_joined_and_no_floor_is_lowered(grow: Grow) -> None:
+def test_requirements_and_settings_are_merged_and_no_lower_bound_is_lowered(grow: Grow) -> None:
     project = grow({"orders/app.py": MAIN, "pyproject.toml": PYPROJECT})
     before = tomllib.loads(read(project, "pyproject.toml"))
 
@@ -232,7 +233,7 @@ def test_requirements_and_settings_are_joined_and_no_floor_is_lowered(grow: Grow
     ("name", "text"),
     [("setup.cfg", "[tool:pytest]\naddopts = -q\n"), ("tox.ini", "[pytest]\naddopts = -q\n")],
 )
-def test_settings_of_pytest_elsewhere_stay_in_force(grow: Grow, name: str, text: str) -> None:
+def test_pytest_settings_in_other_files_stay_in_effect(grow: Grow, name: str, text: str) -> None:
     project = grow(
         {
             "orders/app.py": MAIN,
@@ -246,7 +247,7 @@ def test_settings_of_pytest_elsewhere_stay_in_force(grow: Grow, name: str, text:
     assert "pytest" not in tomllib.loads(read(project, "pyproject.toml"))["tool"]
 
 
-def test_files_of_both_are_joined_kept_or_named(grow: Grow) -> None:
+def test_files_of_service_and_template_are_merged_kept_or_listed(grow: Grow) -> None:
     project = grow(
         {
             "main.py": MAIN,
@@ -260,12 +261,12 @@ def test_files_of_both_are_joined_kept_or_named(grow: Grow) -> None:
         }
     )
 
-    said = move(project)
+    output = move(project)
 
     assert read(project, "README.md") == "# Ours\n"
     assert read(project, ".gitignore").endswith("here on.\n*.db\n")
     assert read(project, ".env.example").endswith("here on.\nPRICE=3\n")
-    assert "Dockerfile: now the template's; yours: git show HEAD:Dockerfile" in said
+    assert "Dockerfile: now the template's; yours: git show HEAD:Dockerfile" in output
     assert read(project, "tests/conftest.py") == "from orders import models\n"
     assert read(project, "tests/test_main.py") == "from orders.main import app\n"
     assert not (project.path / "tests/test_large_response.py").exists()
@@ -283,15 +284,15 @@ def test_remaining_steps_are_listed(grow: Grow) -> None:
         "Procfile": "web: x\n",
     }
 
-    said = move(grow(files, "app"))
+    output = move(grow(files, "app"))
 
-    assert "src/app/main.py:10: uses a path relative to its old place" in said
-    assert "src/app/{{x}}.py: not valid Python, left unchanged" in said
-    assert "setup.py: check what is still needed" in said
-    assert "Procfile: check what is still needed" in said
+    assert "src/app/main.py:10: uses a path relative to its old place" in output
+    assert "src/app/{{x}}.py: not valid Python, left unchanged" in output
+    assert "setup.py: check what is still needed" in output
+    assert "Procfile: check what is still needed" in output
 
 
-# ── What it refuses ───────────────────────────────────────────────────────────────────────────
+# ── Refusals ──────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
@@ -317,15 +318,15 @@ def test_remaining_steps_are_listed(grow: Grow) -> None:
         ),
     ],
 )
-def test_it_refuses_with_one_line_and_writes_nothing(
+def test_refusal_prints_one_line_and_writes_nothing(
     grow: Grow, files: dict[str, str], line: str
 ) -> None:
     project = grow(files)
     before = git(project.path, "status", "--porcelain", "--untracked-files=all")
 
-    done = project.run(*MOVE, check=False)
+    result = project.run(*MOVE, check=False)
 
-    assert (done.returncode, done.stdout) == (1, f"adopt.py: {line}\n")
+    assert (result.returncode, result.stdout) == (1, f"adopt.py: {line}\n")
     assert git(project.path, "status", "--porcelain", "--untracked-files=all") == before
 
 
@@ -338,7 +339,7 @@ def test_one_of_several_applications_is_chosen(grow: Grow) -> None:
     assert (project.path / "one.py").exists()
 
 
-def test_before_a_copy_and_after_its_commit_it_refuses(grow: Grow, tmp_path: Path) -> None:
+def test_script_refuses_before_a_copy_and_after_its_commit(grow: Grow, tmp_path: Path) -> None:
     project = grow({"main.py": MAIN})
     commit(project.path, "copied")
     git(tmp_path, "init", "--quiet", "--initial-branch", "main", "bare")
@@ -363,16 +364,16 @@ def test_before_a_copy_and_after_its_commit_it_refuses(grow: Grow, tmp_path: Pat
         ("[project]\nname = 'x'\nversion = '1'\n", ("sqlalchemy",), "sqlalchemy: not required"),
     ],
 )
-def test_invalid_raise_is_one_line(
+def test_invalid_raise_prints_one_line(
     tmp_path: Path, text: str | None, names: tuple[str, ...], line: str
 ) -> None:
     if text:
         (tmp_path / "pyproject.toml").write_text(text)
 
-    done = Project(tmp_path).run(*MOVE[:2], "raise", *names, check=False)
+    result = Project(tmp_path).run(*MOVE[:2], "raise", *names, check=False)
 
-    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
-    assert line in done.stdout
+    assert (result.returncode, result.stdout.count("\n")) == (1, 1)
+    assert line in result.stdout
 
 
 def test_failed_lock_leaves_pyproject_unchanged(tmp_path: Path) -> None:
@@ -380,8 +381,8 @@ def test_failed_lock_leaves_pyproject_unchanged(tmp_path: Path) -> None:
     text += "dependencies = ['fastapi==0.115.0', 'starlette-context', 'sqlalchemy==999']\n"
     (tmp_path / "pyproject.toml").write_text(text)
 
-    done = Project(tmp_path).run(*MOVE[:2], "raise", env={"UV": UV}, check=False)
+    result = Project(tmp_path).run(*MOVE[:2], "raise", env={"UV": UV}, check=False)
 
-    assert done.returncode == 1
-    assert done.stdout.endswith("`raise NAME…` also upgrades packages that block others\n")
+    assert result.returncode == 1
+    assert result.stdout.endswith("`raise NAME…` also upgrades packages that block others\n")
     assert (tmp_path / "pyproject.toml").read_text() == text

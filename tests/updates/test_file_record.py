@@ -19,14 +19,14 @@ ANSWERS: list[dict[str, object]] = [
 ]
 
 
-def test_its_template_is_up_to_date() -> None:
+def test_template_of_the_file_record_is_up_to_date() -> None:
     assert (ROOT / delivered.SOURCE).read_text() == delivered.record(), (
         "python -m tests.harness.delivered"
     )
 
 
 @pytest.mark.parametrize("answers", ANSWERS, ids=str)
-def test_it_records_each_rendered_file(render: Render, answers: dict[str, object]) -> None:
+def test_file_record_has_each_rendered_file(render: Render, answers: dict[str, object]) -> None:
     project = render(**answers)
     record = (project.path / delivered.RECORD).read_text()
     recorded = {
@@ -43,7 +43,7 @@ def test_it_records_each_rendered_file(render: Render, answers: dict[str, object
     assert re.findall(r"^answer deployment: (.*)$", record, re.M) == [answers["deployment"]]
 
 
-def test_it_records_the_floors_of_pyproject(render: Render) -> None:
+def test_file_record_has_the_lower_bounds_of_pyproject(render: Render) -> None:
     project = render(deployment="vm")
     record = (project.path / delivered.RECORD).read_text()
     pyproject = (project.path / "pyproject.toml").read_text()

@@ -1,4 +1,4 @@
-"""scripts/check_update.py of a rendered project reports everything that an update leaves to do."""
+"""scripts/check_update.py reports everything that remains to do after an update."""
 
 import os
 import re
@@ -36,13 +36,13 @@ Prepared = Callable[[str], Project]
 
 @pytest.fixture
 def copied(render: Render, tmp_path: Path) -> Prepared:
-    """A project of a target, committed, to do with as one likes."""
+    """A committed project of a target, which the test may change."""
     return lambda target: copy(render(deployment=target), tmp_path / "service")
 
 
 @pytest.fixture(scope="module")
 def all_switched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Project]:
-    """By their old target, projects with a team's work, and switched to the other one."""
+    """Projects with edits, switched to the other target, by their old target."""
     projects = {}
     for old in TARGETS:
         path = tmp_path_factory.mktemp("switched") / "service"
@@ -54,7 +54,7 @@ def all_switched(render: Render, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture
 def switched(all_switched: dict[str, Project], tmp_path: Path) -> Prepared:
-    """Such a project, to do with as one likes; the switch is not committed yet."""
+    """Such a project, which the test may change; the switch is not committed."""
 
     def switched(old: str) -> Project:
         return Project(shutil.copytree(all_switched[old].path, tmp_path / "service"))
@@ -64,7 +64,7 @@ def switched(all_switched: dict[str, Project], tmp_path: Path) -> Prepared:
 
 @pytest.fixture
 def project(copied: Prepared) -> Project:
-    """The script doesn't know the target: one will do."""
+    """The script does not depend on the target, so one suffices."""
     return copied("vm")
 
 
@@ -77,9 +77,9 @@ def copy(project: Project, path: Path) -> Project:
 
 
 def gate(project: Project, *options: str) -> tuple[int, str]:
-    """What it says and its exit status."""
-    done = project.run(*GATE, *options, check=False)
-    return done.returncode, done.stdout
+    """Return the output and the exit status of the gate."""
+    result = project.run(*GATE, *options, check=False)
+    return result.returncode, result.stdout
 
 
 def write(project: Project, name: str, text: str) -> None:
@@ -90,14 +90,14 @@ def write(project: Project, name: str, text: str) -> None:
 
 
 def edit_and_add(project: Project, target: str) -> None:
-    """What a team does in its target's directory."""
+    """Edit files in the directory of the target, and return the edits."""
     write(project, EDITED[target], OURS)
     write(project, ADDED[target], OURS)
     commit(project.path, "the team's work")
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_copy_passes_before_its_first_commit_and_after(copied: Prepared, target: str) -> None:
+def test_new_copy_passes_before_and_after_its_first_commit(copied: Prepared, target: str) -> None:
     project = copied(target)
     assert gate(project) == SILENT
 
@@ -106,33 +106,33 @@ def test_a_copy_passes_before_its_first_commit_and_after(copied: Prepared, targe
     assert gate(project) == SILENT
 
 
-# ── What is not decided ───────────────────────────────────────────────────────────────────────
+# ── Conflicts ─────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
     "text", ["<<<<<<< before updating\n", "first\n>>>>>>> after updating\n"], ids=["start", "end"]
 )
 @pytest.mark.parametrize("name", ["src/new.py", "Dockerfile"], ids=["untracked", "tracked"])
-def test_a_conflict_marker_is_found(project: Project, name: str, text: str) -> None:
+def test_conflict_marker_is_reported(project: Project, name: str, text: str) -> None:
     write(project, name, text)
 
-    status, said = gate(project)
+    status, output = gate(project)
 
     lines = (project.path / name).read_text().count("\n")
     assert status == 1
-    assert said.startswith(f"{name}:{lines}: a conflict: ")
+    assert output.startswith(f"{name}:{lines}: a conflict: ")
 
 
-def test_a_rejected_change_is_found(project: Project) -> None:
+def test_rejected_change_is_reported(project: Project) -> None:
     write(project, "Dockerfile.rej", "@@ -1 +1 @@\n")
 
-    status, said = gate(project)
+    status, output = gate(project)
 
     assert status == 1
-    assert said.startswith("Dockerfile.rej: ")
+    assert output.startswith("Dockerfile.rej: ")
 
 
-def test_an_unmerged_file_is_found_though_its_markers_are_gone(project: Project) -> None:
+def test_unmerged_file_without_markers_is_reported(project: Project) -> None:
     path = project.path
     git(path, "switch", "--quiet", "--create", "theirs")
     write(project, "README.md", "theirs\n")
@@ -144,9 +144,9 @@ def test_an_unmerged_file_is_found_though_its_markers_are_gone(project: Project)
     assert gate(project)[1].count("\n") == 1, "one line, though it is unmerged too"
 
     git(path, "checkout", "--ours", "README.md")
-    status, said = gate(project)
+    status, output = gate(project)
     assert status == 1
-    assert said.startswith("README.md: unmerged: ")
+    assert output.startswith("README.md: unmerged: ")
 
     git(path, "add", "README.md")
     assert gate(project) == SILENT
@@ -195,14 +195,14 @@ def test_edits_lost_in_a_switch_of_target_are_reported(
     if committed:
         commit(project.path, "switched")
 
-    status, said = gate(project)
+    status, output = gate(project)
     assert status == 1
-    assert said.startswith(f"{EDITED[old]}: ")
-    assert said.count("\n") == 1, "only edited files are reported"
+    assert output.startswith(f"{EDITED[old]}: ")
+    assert output.count("\n") == 1, "only edited files are reported"
 
-    status, said = gate(project, "--keep")
+    status, output = gate(project, "--keep")
     assert status == 0
-    assert f"kept/{EDITED[old]}" in said
+    assert f"kept/{EDITED[old]}" in output
     assert (project.path / "kept" / EDITED[old]).read_text() == before
     assert gate(project) == SILENT
 
@@ -229,7 +229,7 @@ def test_switching_back_restores_unedited_files(switched: Prepared) -> None:
 def test_edits_in_a_file_that_the_template_drops_are_reported(
     copied: Prepared, template: Path, tmp_path: Path
 ) -> None:
-    """Renamed or removed there: Copier deletes it here as well."""
+    """A file renamed or removed in the template: Copier deletes it in the service."""
     newer = tmp_path / "template"
     shutil.copytree(template, newer)
     (path,) = newer.glob("template/*/deploy/vm/gunicorn.conf.py.jinja")
@@ -244,16 +244,16 @@ def test_edits_in_a_file_that_the_template_drops_are_reported(
 
     update(project, "v9999.1.0")
 
-    status, said = gate(project)
+    status, output = gate(project)
     assert status == 1
-    assert said.startswith("deploy/vm/gunicorn.conf.py: ")
+    assert output.startswith("deploy/vm/gunicorn.conf.py: ")
     gate(project, "--keep")
     commit(project.path, "updated")
     assert gate(project) == SILENT
 
 
 def test_deletions_of_the_team_are_not_reported(copied: Prepared) -> None:
-    """Deleted by itself, or added by the team and deleted along with an update."""
+    """Deleted in a separate commit, or added by the team and deleted together with an update."""
     project = copied("vm")
     edit_and_add(project, "vm")
     write(project, "deploy/notes.md", "mine alone\n")
@@ -268,8 +268,8 @@ def test_deletions_of_the_team_are_not_reported(copied: Prepared) -> None:
 
 
 @pytest.mark.parametrize(("dropped", "status"), [(False, 0), (True, 1)])
-def test_a_merge_counts_as_one_commit(switched: Prepared, dropped: bool, status: int) -> None:
-    """CI sees a pull request merged, and main may see it squashed: it must hold the copies."""
+def test_merge_counts_as_one_commit(switched: Prepared, dropped: bool, status: int) -> None:
+    """CI checks the merged, main the squashed pull request: it must contain the copies."""
     project = switched("kubernetes")
     git(project.path, "switch", "--quiet", "--create", "update")
     gate(project, "--keep")
@@ -289,10 +289,10 @@ def test_keep_overwrites_nothing(switched: Prepared) -> None:
     project = switched("vm")
     write(project, f"kept/{EDITED['vm']}", "older\n")
 
-    status, said = gate(project, "--keep")
+    status, output = gate(project, "--keep")
 
     assert status == 2
-    assert f"File exists: '{project.path / 'kept' / EDITED['vm']}'" in said
+    assert f"File exists: '{project.path / 'kept' / EDITED['vm']}'" in output
     assert (project.path / "kept" / EDITED["vm"]).read_text() == "older\n"
 
 
@@ -313,13 +313,13 @@ def raised(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def raise_timeout(raised: Project) -> Update:
-    """That update, on any project."""
+    """Apply that update to a project."""
     return lambda project: repeat(raised, project)
 
 
 @pytest.fixture(scope="module")
 def switch(raised: Project, render: Render, tmp_path_factory: pytest.TempPathFactory) -> Update:
-    """A switch to the other target, with that update or without it."""
+    """Switch to the other target, with or without that update."""
     by_answers = {}
     for start in (raised, render(deployment="vm")):
         project = copy(start, tmp_path_factory.mktemp("switch") / "service")
@@ -330,14 +330,14 @@ def switch(raised: Project, render: Render, tmp_path_factory: pytest.TempPathFac
     return lambda project: repeat(by_answers[(project.path / ANSWERS).read_text()], project)
 
 
-def repeat(done: Project, project: Project) -> None:
-    """Do to a project what Copier did in the last commit of another: it leaves links alone."""
-    deleted = git(done.path, "diff", "--name-only", "--diff-filter=D", "HEAD~").splitlines()
+def repeat(other: Project, project: Project) -> None:
+    """Apply the last commit of another project like Copier, which does not change links."""
+    deleted = git(other.path, "diff", "--name-only", "--diff-filter=D", "HEAD~").splitlines()
     for path in (project.path / name for name in deleted):
         if not path.is_symlink():
             path.unlink(missing_ok=True)
-    patch = done.path.with_name("patch")
-    patch.write_text(git(done.path, "diff", "--diff-filter=d", "HEAD~"))
+    patch = other.path.with_name("patch")
+    patch.write_text(git(other.path, "diff", "--diff-filter=d", "HEAD~"))
     top = git(project.path, "rev-parse", "--show-toplevel").strip()
     folder = git(project.path, "rev-parse", "--show-prefix").strip()
     git(Path(top), "apply", f"--directory={folder}", str(patch))
@@ -425,7 +425,7 @@ EDITS = (
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
-def test_an_edit_in_any_commit_is_found_when_its_file_goes(
+def test_edit_of_any_commit_is_reported_when_its_file_is_deleted(
     project: Project, edit: Callable[[Project, Update], None], raise_timeout: Update, switch: Update
 ) -> None:
     edit(project, raise_timeout)
@@ -434,13 +434,13 @@ def test_an_edit_in_any_commit_is_found_when_its_file_goes(
 
     switch(project)
 
-    said = gate(project)
-    assert said == (
+    output = gate(project)
+    assert output == (
         1,
         f"{EDITED['vm']}: an update lost your edits: --keep writes them below kept/\n",
     )
     commit(project.path, "switched")
-    assert gate(project) == said
+    assert gate(project) == output
     assert gate(project, "--keep")[0] == 0
     commit(project.path, "kept")
     assert gate(project) == SILENT
@@ -497,7 +497,7 @@ def update_reverted(project: Project, raise_timeout: Update) -> None:
     ],
     ids=lambda do: do.__name__,
 )
-def test_a_switch_that_loses_no_edit_is_silent(
+def test_switch_without_a_lost_edit_prints_nothing(
     project: Project, do: Callable[[Project, Update], None], raise_timeout: Update, switch: Update
 ) -> None:
     do(project, raise_timeout)
@@ -511,7 +511,7 @@ def test_a_switch_that_loses_no_edit_is_silent(
 
 def test_converted_line_endings_are_not_edits(project: Project, switch: Update) -> None:
     git(project.path, "config", "core.autocrlf", "true")
-    (project.path / ".gitattributes").unlink()  # which asks for LF
+    (project.path / ".gitattributes").unlink()  # which sets LF
     commit(project.path, "no attributes")
     (project.path / EDITED["vm"]).unlink()
     git(project.path, "checkout", "--", EDITED["vm"])
@@ -536,9 +536,7 @@ def into_a_folder(project: Project, folder: str = "services/ledger") -> Project:
 
 
 @pytest.mark.parametrize("edited", ["before", "in the commit of the move", "after"])
-def test_an_edit_is_found_in_a_service_that_moved(
-    project: Project, switch: Update, edited: str
-) -> None:
+def test_edit_in_a_moved_service_is_found(project: Project, switch: Update, edited: str) -> None:
     if edited == "before":
         edit_and_add(project, "vm")
     moved = into_a_folder(project)
@@ -551,31 +549,29 @@ def test_an_edit_is_found_in_a_service_that_moved(
 
     switch(moved)
 
-    status, said = gate(moved)
-    assert (status, said.count("\n")) == (1, 1)
-    assert said.startswith(f"{EDITED['vm']}: ")
+    status, output = gate(moved)
+    assert (status, output.count("\n")) == (1, 1)
+    assert output.startswith(f"{EDITED['vm']}: ")
 
 
 @pytest.mark.parametrize("committed", [False, True])
-def test_an_edit_is_found_that_goes_while_the_service_moves(
-    switched: Prepared, committed: bool
-) -> None:
+def test_edit_lost_while_the_service_moves_is_reported(switched: Prepared, committed: bool) -> None:
     project = switched("vm")
     git(project.path, "add", "--all")
     moved = into_a_folder(project)
     if committed:
         commit(project.path, "switched and moved")
 
-    status, said = gate(moved)
+    status, output = gate(moved)
 
-    assert (status, said.count("\n")) == (1, 1)
-    assert said.startswith(f"{EDITED['vm']}: ")
+    assert (status, output.count("\n")) == (1, 1)
+    assert output.startswith(f"{EDITED['vm']}: ")
 
 
-def test_an_edit_is_found_in_a_repository_that_was_merged_into_another(
+def test_edit_in_a_repository_merged_into_another_is_found(
     switched: Prepared, tmp_path: Path
 ) -> None:
-    """As `git subtree add` does it."""
+    """As with `git subtree add`."""
     project = switched("vm")
     commit(project.path, "switched")
     mono = Project(tmp_path / "mono")
@@ -597,17 +593,17 @@ def test_an_edit_is_found_in_a_repository_that_was_merged_into_another(
     commit(mono.path, "merged")
     moved = Project(mono.path / "services/ledger")
 
-    status, said = gate(moved)
+    status, output = gate(moved)
 
-    assert (status, said.count("\n")) == (1, 1)
-    assert said.startswith(f"{EDITED['vm']}: ")
+    assert (status, output.count("\n")) == (1, 1)
+    assert output.startswith(f"{EDITED['vm']}: ")
 
 
-def test_a_lost_edit_on_the_branch_of_a_pull_request_is_found_in_its_merge(
+def test_lost_edit_on_a_pull_request_branch_is_found_in_its_merge(
     project: Project,
     switch: Update,
 ) -> None:
-    """main never had the edit: only the branch's own commits show it."""
+    """The edit was never on main: only the branch's commits contain it."""
     path = project.path
     git(path, "switch", "--quiet", "--create", "switch")
     edit_and_add(project, "vm")
@@ -619,9 +615,9 @@ def test_a_lost_edit_on_the_branch_of_a_pull_request_is_found_in_its_merge(
 
     git(path, "merge", "--quiet", "--no-ff", "switch")
 
-    status, said = gate(project)
-    assert (status, said.count("\n")) == (1, 1)
-    assert said.startswith(f"{EDITED['vm']}: ")
+    status, output = gate(project)
+    assert (status, output.count("\n")) == (1, 1)
+    assert output.startswith(f"{EDITED['vm']}: ")
 
 
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
@@ -636,7 +632,7 @@ def test_a_lost_edit_on_the_branch_of_a_pull_request_is_found_in_its_merge(
     ],
 )
 @pytest.mark.parametrize("updated", [False, True], ids=["edited", "updated after that"])
-def test_an_answer_that_was_edited_by_hand_is_named(
+def test_manually_edited_answer_is_reported(
     project: Project, question: str, old: str, new: str, updated: bool
 ) -> None:
     answers = project.path / ANSWERS
@@ -647,20 +643,20 @@ def test_an_answer_that_was_edited_by_hand_is_named(
         commit(project.path, "edited by hand")
         update(project, VcsRef.CURRENT)
 
-    status, said = gate(project)
+    status, output = gate(project)
 
     assert status == 1
-    assert f".copier-answers.yml: {question} was edited by hand" in said
+    assert f".copier-answers.yml: {question} was edited by hand" in output
 
 
-def test_answers_in_another_style_are_the_same(project: Project) -> None:
+def test_answers_in_another_yaml_style_are_equal(project: Project) -> None:
     answers = project.path / ANSWERS
     answers.write_text(answers.read_text().replace("'", '"') + "\n# a comment\n")
 
     assert gate(project) == SILENT
 
 
-def test_the_address_of_the_template_may_be_edited(project: Project) -> None:
+def test_template_address_may_be_edited(project: Project) -> None:
     answers = project.path / ANSWERS
     answers.write_text(
         re.sub("_src_path: .*", "_src_path: https://example.com/t.git", answers.read_text())
@@ -669,13 +665,13 @@ def test_the_address_of_the_template_may_be_edited(project: Project) -> None:
     assert gate(project) == SILENT
 
 
-def test_a_new_package_name_is_refused_until_the_package_has_moved(project: Project) -> None:
+def test_new_package_name_is_reported_until_the_package_has_moved(project: Project) -> None:
     update(project, VcsRef.CURRENT, package_name="ledger")
 
-    status, said = gate(project)
+    status, output = gate(project)
     assert status == 1
     assert (
-        said
+        output
         == "src/zebra_9_ledger: package_name is ledger now: git mv what is in it to src/ledger\n"
     )
 
@@ -684,19 +680,20 @@ def test_a_new_package_name_is_refused_until_the_package_has_moved(project: Proj
             path.rename(project.path / "src/ledger" / path.name)
     shutil.rmtree(project.path / "src/zebra_9_ledger")
     commit(project.path, "moved")
-    status, said = gate(project)
+    status, output = gate(project)
     assert status == 1
     assert (
-        "tests/conftest.py: it uses the name zebra_9_ledger, but package_name is ledger now" in said
+        "tests/conftest.py: it uses the name zebra_9_ledger, but package_name is ledger now"
+        in output
     )
 
-    for name in re.findall("^(.+?): it uses", said, re.MULTILINE):
+    for name in re.findall("^(.+?): it uses", output, re.MULTILINE):
         path = project.path / name
         path.write_text(path.read_text().replace("zebra_9_ledger", "ledger"))
     assert gate(project) == SILENT
 
 
-def test_a_new_project_slug_is_refused_until_the_team_uses_it(project: Project) -> None:
+def test_new_project_slug_is_reported_until_the_service_uses_it(project: Project) -> None:
     edit_and_add(project, "vm")
     unit = "deploy/vm/systemd/zebra-9-ledger.service"
     write(project, unit, OURS)
@@ -709,8 +706,8 @@ def test_a_new_project_slug_is_refused_until_the_team_uses_it(project: Project) 
         f"{app}: it uses the name zebra-9-ledger, but project_slug is books now",
         f"{unit}: an update lost your edits: --keep writes them below kept/",
     }
-    status, said = gate(project)
-    assert (status, set(said.splitlines())) == (1, expected)
+    status, output = gate(project)
+    assert (status, set(output.splitlines())) == (1, expected)
     path = project.path / app
     path.write_text(path.read_text().replace("zebra-9-ledger", "books"))
     assert gate(project, "--keep")[0] == 0
@@ -720,7 +717,9 @@ def test_a_new_project_slug_is_refused_until_the_team_uses_it(project: Project) 
 @pytest.mark.parametrize(
     "also", [{}, {"request_timeout_seconds": 60}], ids=["same", "other answers"]
 )
-def test_what_copier_recopy_overwrites_is_found(project: Project, also: dict[str, object]) -> None:
+def test_edit_overwritten_by_copier_recopy_is_reported(
+    project: Project, also: dict[str, object]
+) -> None:
     app = "src/zebra_9_ledger/app.py"
     write(project, app, "# ours\n")
     edit_and_add(project, "vm")
@@ -729,21 +728,21 @@ def test_what_copier_recopy_overwrites_is_found(project: Project, also: dict[str
         project.path, data=also, vcs_ref=VcsRef.CURRENT, defaults=True, overwrite=True, quiet=True
     )
 
-    status, said = gate(project)
+    status, output = gate(project)
     assert status == 1
-    assert [line.split(":")[0] for line in said.splitlines()] == [EDITED["vm"], app]
+    assert [line.split(":")[0] for line in output.splitlines()] == [EDITED["vm"], app]
 
 
-def test_without_its_record_it_says_so(project: Project) -> None:
+def test_missing_record_is_reported(project: Project) -> None:
     (project.path / ".copier-files.txt").unlink()
 
-    status, said = gate(project)
+    status, output = gate(project)
 
     assert status == 1
-    assert said.startswith(".copier-files.txt: missing, ")
+    assert output.startswith(".copier-files.txt: missing, ")
 
 
-def test_a_service_that_left_the_template_has_nothing_to_do(project: Project) -> None:
+def test_service_without_the_template_passes_the_gate(project: Project) -> None:
     for name in (".copier-answers.yml", ".copier-files.txt"):
         (project.path / name).unlink()
 
@@ -759,14 +758,14 @@ def test_shallow_history_is_reported(switched: Prepared, tmp_path: Path) -> None
     origin = project.path.as_uri()
     git(tmp_path, "clone", "--quiet", "--depth=1", origin, "shallow")
 
-    status, said = gate(Project(tmp_path / "shallow"))
+    status, output = gate(Project(tmp_path / "shallow"))
 
     assert status == 0
-    assert said.count("\n") == 1
-    assert "the history is shallow" in said
+    assert output.count("\n") == 1
+    assert "the history is shallow" in output
 
 
-def test_ci_runs_it_first_and_on_the_whole_history(render: Render) -> None:
+def test_ci_runs_the_gate_first_on_the_whole_history(render: Render) -> None:
     for target in TARGETS:
         workflow = (render(deployment=target).path / ".github/workflows/ci.yml").read_text()
         checkout, first, *_ = yaml.safe_load(workflow)["jobs"]["test"]["steps"]
@@ -786,17 +785,17 @@ def test_gate_works_from_any_directory_and_in_a_monorepo(copied: Prepared, tmp_p
         (project.path / "deploy/vm" / name).unlink()
     write(project, ".copier-answers.yml", "# switched\n")
 
-    done = Project(Path("/")).run(sys.executable, str(project.path / GATE[1]), check=False)
+    result = Project(Path("/")).run(sys.executable, str(project.path / GATE[1]), check=False)
 
-    assert (done.returncode, done.stdout.count("\n")) == (1, 1)
-    assert done.stdout.startswith(EDITED["vm"])
+    assert (result.returncode, result.stdout.count("\n")) == (1, 1)
+    assert result.stdout.startswith(EDITED["vm"])
 
 
 @pytest.mark.parametrize(
-    ("lacking", "said"), [("repository", "not a git repository"), ("git", "'git'")]
+    ("lacking", "message"), [("repository", "not a git repository"), ("git", "'git'")]
 )
-def test_without_a_repository_or_git_one_line_says_so(
-    project: Project, tmp_path: Path, lacking: str, said: str
+def test_missing_repository_or_git_prints_one_line(
+    project: Project, tmp_path: Path, lacking: str, message: str
 ) -> None:
     variables = {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
     if lacking == "repository":
@@ -804,11 +803,11 @@ def test_without_a_repository_or_git_one_line_says_so(
     else:
         variables["PATH"] = str(tmp_path)
 
-    done = project.run(os.path.realpath(sys.executable), *GATE[1:], env=variables, check=False)
+    result = project.run(os.path.realpath(sys.executable), *GATE[1:], env=variables, check=False)
 
-    assert done.returncode == 2
-    assert done.stdout.count("\n") == 1
-    assert said in done.stdout
+    assert result.returncode == 2
+    assert result.stdout.count("\n") == 1
+    assert message in result.stdout
 
 
 def test_gate_passes_strict_mypy(render: Render) -> None:

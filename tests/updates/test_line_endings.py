@@ -15,14 +15,14 @@ every_target = pytest.mark.parametrize("target", TARGETS)
 
 @pytest.fixture
 def autocrlf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every git command of the test, Copier's own too, runs with `core.autocrlf=true`."""
+    """Run every git command of the test, including Copier's, with `core.autocrlf=true`."""
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.autocrlf")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "true")
 
 
 def checked_out(template: Path, directory: Path, target: str) -> Project:
-    """A fresh clone of a service that was rendered and committed."""
+    """Return a fresh clone of a rendered and committed service."""
     origin = directory / "origin"
     render(template, origin, {"project_name": NAME, "deployment": target})
     git(origin, "init", "--quiet", "--initial-branch", "main")
@@ -32,7 +32,7 @@ def checked_out(template: Path, directory: Path, target: str) -> Project:
 
 
 def with_crlf(directory: Path) -> list[str]:
-    """The tracked files that have CRLF in the working tree."""
+    """Return the tracked files that have CRLF in the working tree."""
     listed = git(directory, "ls-files", "--eol").splitlines()
     return [line.split("\t")[1] for line in listed if line.split()[1] in ("w/crlf", "w/mixed")]
 
@@ -88,7 +88,7 @@ def test_update_of_checkout_with_autocrlf_has_no_conflict(
 def test_clone_of_template_with_autocrlf_has_lf(
     autocrlf: None, template: Path, tmp_path: Path
 ) -> None:
-    """Copier renders from such a clone; what is not a Jinja file it copies byte by byte."""
+    """Copier renders from such a clone, and copies files without Jinja byte by byte."""
     git(tmp_path, "clone", "--quiet", str(template), "clone")
 
     assert with_crlf(tmp_path / "clone") == []

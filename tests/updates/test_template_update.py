@@ -23,7 +23,7 @@ BOT = "github-actions[bot]"
 
 @pytest.fixture(scope="module")
 def newer(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template, one release on: longer CI, one more dependency, a file by another name."""
+    """The template with a further release: changed CI, a new dependency, a renamed file."""
     newer = Path(shutil.copytree(template, tmp_path_factory.mktemp("newer") / "template"))
     (ci,) = newer.glob("template/*/.github/workflows/ci.yml.jinja")
     replace(ci, "minutes: 10", "minutes: 12")
@@ -37,10 +37,10 @@ def newer(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def copier_in_cache(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """In a cache of uv's that is theirs alone.
+    """In a separate uv cache.
 
-    The index is asked once, not at each call of uvx, and its answer is the same for all: uv.lock
-    has the size of each file, and that is missing in some answers.
+    The index is queried once, not on each call of uvx, so that all calls use the same response:
+    uv.lock contains file sizes, which some responses lack.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UV_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
@@ -52,7 +52,7 @@ def copier_in_cache(render: Render, tmp_path_factory: pytest.TempPathFactory) ->
 
 @dataclass
 class Service:
-    """A project as its forge has it, a clone to work in, and a runner for its jobs."""
+    """A project's remote repository, a clone, and a runner for its jobs."""
 
     origin: Path
     work: Project
@@ -60,19 +60,19 @@ class Service:
 
     @classmethod
     def like(cls, origin: Path, directory: Path) -> "Service":
-        """One whose forge starts with what another's has."""
+        """Return a copy with its own remote repository."""
         shutil.copytree(origin, directory / "origin.git")
         git(directory, "clone", "--quiet", "origin.git", "work")
         runner = Runner(directory / "runner")
         return cls(directory / "origin.git", Project(directory / "work"), runner)
 
     def push(self, branch: str = "main") -> None:
-        """Commit what the team has written."""
+        """Commit and push the edits of the team."""
         commit(self.work.path, "the team's work")
         git(self.work.path, "push", "--quiet", "origin", f"HEAD:{branch}")
 
     def run(self, token: str = TOKEN) -> tuple[int, str]:
-        """Run the job in a checkout of its own: its exit status, what it has said."""
+        """Run the job in a fresh checkout; return its exit status and output."""
         checkout = self.runner.directory / "checkout"
         shutil.rmtree(checkout, ignore_errors=True)
         self.git("clone", "--quiet", str(self.origin), str(checkout))
@@ -80,7 +80,7 @@ class Service:
         return self.runner.run(checkout, steps, TEMPLATE_UPDATE_TOKEN=token)
 
     def branch(self, directory: Path) -> Project:
-        """What the job has made, checked out."""
+        """Return a checkout of the branch that the job pushed."""
         self.git("clone", "--quiet", "--branch", BRANCH, str(self.origin), str(directory))
         return Project(directory)
 
@@ -90,7 +90,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def copied(newer: Path, copier_in_cache: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The forge's repository of a service, copied from the release before, with its uv.lock."""
+    """The remote repository of a service of the previous release, with its uv.lock."""
     project = Project(tmp_path_factory.mktemp("copied") / "service")
     render_with(newer, project.path, {"project_name": NAME, "deployment": "vm"}, LATEST)
     project.uv("lock", "--quiet")
@@ -103,16 +103,16 @@ def copied(newer: Path, copier_in_cache: None, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def service(copied: Path, tmp_path: Path) -> Service:
-    """For one test."""
+    """A session for one test."""
     return Service.like(copied, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def updated(copied: Path, tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """After the job has run once; to read."""
+    """A session after one run of the job, read-only."""
     service = Service.like(copied, tmp_path_factory.mktemp("updated"))
-    status, said = service.run()
-    assert status == 0, said
+    status, output = service.run()
+    assert status == 0, output
     return service
 
 
@@ -122,7 +122,7 @@ def replace(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def test_an_update_comes_as_a_pull_request(updated: Service, tmp_path: Path) -> None:
+def test_update_opens_a_pull_request(updated: Service, tmp_path: Path) -> None:
     main = updated.git("rev-parse", "main")
 
     assert updated.git("log", "--format=%P %an: %s", f"main..{BRANCH}") == (
@@ -133,12 +133,12 @@ def test_an_update_comes_as_a_pull_request(updated: Service, tmp_path: Path) -> 
     assert create.arguments[:2] == ["pr", "create"]
     assert option(create.arguments, "--head") == BRANCH
     assert option(create.arguments, "--title") == f"Template update: {NEWER}"
-    assert "all is well" in str(create.body)
+    assert "nothing to do" in str(create.body)
     assert {call.token for call in calls} == {TOKEN}
     updated.branch(tmp_path / "branch").uv("lock", "--check")
 
 
-def test_an_update_in_conflict_comes_too_says_so_and_its_ci_is_red(
+def test_update_with_a_conflict_opens_a_pull_request_that_fails_ci(
     service: Service, tmp_path: Path
 ) -> None:
     replace(service.work.path / ".github/workflows/ci.yml", "minutes: 10", "minutes: 20")
@@ -146,9 +146,9 @@ def test_an_update_in_conflict_comes_too_says_so_and_its_ci_is_red(
     config.write_text(config.read_text() + "# ours\n")
     service.push()
 
-    status, said = service.run()
+    status, output = service.run()
 
-    assert status == 0, said
+    assert status == 0, output
     create = service.runner.calls()[-1]
     assert option(create.arguments, "--title") == f"Template update: {NEWER}, with conflicts"
     assert "\n    .github/workflows/ci.yml:" in str(create.body)
@@ -160,15 +160,15 @@ def test_an_update_in_conflict_comes_too_says_so_and_its_ci_is_red(
     assert gate.stdout.startswith(".github/workflows/ci.yml:")
 
 
-def test_the_pull_request_follows_main(updated: Service, tmp_path: Path) -> None:
+def test_pull_request_is_updated_with_main(updated: Service, tmp_path: Path) -> None:
     service = Service.like(updated.origin, tmp_path)
     service.runner.pull_request_is_open("7\n")
     (service.work.path / "notes.md").write_text("ours\n")
     service.push()
 
-    status, said = service.run()
+    status, output = service.run()
 
-    assert status == 0, said
+    assert status == 0, output
     assert service.git("rev-parse", f"{BRANCH}^") == service.git("rev-parse", "main")
     refresh = service.runner.calls()[-1]
     assert refresh.arguments[:4] == ["api", "--silent", "--method", "PATCH"]
@@ -177,12 +177,12 @@ def test_the_pull_request_follows_main(updated: Service, tmp_path: Path) -> None
 
 
 def test_unchanged_branch_is_not_pushed_again(updated: Service, tmp_path: Path) -> None:
-    """Each push would start CI, and take an approval away."""
+    """Each push would start CI, and dismiss approvals."""
     service = Service.like(updated.origin, tmp_path)
 
-    status, said = service.run()
+    status, output = service.run()
 
-    assert status == 0, said
+    assert status == 0, output
     assert service.git("rev-parse", BRANCH) == updated.git("rev-parse", BRANCH)
 
 
@@ -193,10 +193,10 @@ def test_branch_with_other_commits_is_not_overwritten(updated: Service, tmp_path
     service.push(BRANCH)
     theirs = service.git("rev-parse", BRANCH)
 
-    status, said = service.run()
+    status, output = service.run()
 
-    assert status == 0, said
-    assert "::warning::template-update has commits of others" in said
+    assert status == 0, output
+    assert "::warning::template-update has commits of others" in output
     assert service.git("rev-parse", BRANCH) == theirs
     assert [call.arguments for call in service.runner.calls()] == [["auth", "setup-git"]]
 
@@ -205,31 +205,31 @@ def test_no_new_release_opens_no_pull_request(service: Service) -> None:
     replace(service.work.path / ".copier-answers.yml", LATEST, NEWER)
     service.push()
 
-    status, said = service.run(token="")
+    status, output = service.run(token="")
 
-    assert status == 0, said
-    assert "Nothing new." in said
+    assert status == 0, output
+    assert "No update is available." in output
     assert service.git("branch", "--list") == "* main"
     assert service.runner.calls() == []
 
 
-def test_a_missing_secret_is_named_when_an_update_is_due(service: Service) -> None:
-    status, said = service.run(token="")
+def test_missing_secret_is_reported_if_an_update_is_available(service: Service) -> None:
+    status, output = service.run(token="")
 
     assert status == 1
-    assert "::error::An update is due, but the secret TEMPLATE_UPDATE_TOKEN is missing" in said
+    assert "::error::An update is available, but the secret TEMPLATE_UPDATE_TOKEN" in output
     assert service.git("branch", "--list") == "* main"
 
 
-def test_a_template_that_cannot_be_read_fails_the_job(service: Service, tmp_path: Path) -> None:
+def test_unreadable_template_fails_the_job(service: Service, tmp_path: Path) -> None:
     answers = service.work.path / ".copier-answers.yml"
     answers.write_text(f"_commit: {LATEST}\n_src_path: {(tmp_path / 'gone.git').as_uri()}\n")
     service.push()
 
-    status, said = service.run()
+    status, output = service.run()
 
     assert status == 1
-    assert "gone.git" in said
+    assert "gone.git" in output
     assert service.git("branch", "--list") == "* main"
 
 

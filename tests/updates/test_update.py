@@ -30,6 +30,15 @@ GATE = ("python3", "scripts/check_update.py")
 
 every_release = pytest.mark.parametrize("version", releases())
 every_target = pytest.mark.parametrize("target", TARGETS)
+every_release_and_one_target = pytest.mark.parametrize(
+    ("version", "target"),
+    [
+        *[(version, TARGETS[n % len(TARGETS)]) for n, version in enumerate([*releases()][:-1])],
+        *[([*releases()][-1], target) for target in TARGETS],
+    ],
+)
+"""One target for each release, in turn, and both for the last one."""
+first_and_last = pytest.mark.parametrize("version", [*releases()][:: len(releases()) - 1])
 
 
 @pytest.fixture
@@ -48,7 +57,7 @@ def copied(template: Path, tmp_path: Path) -> Callable[..., Project]:
 
 
 def work_as_a_team(project: Project, target: str) -> Edits:
-    """What a team does in its first weeks."""
+    """Make and commit typical edits of a team; return them."""
     team, package = Team(project), project.package
     source = f"src/{package}"
     team.append(
@@ -103,11 +112,11 @@ def work_as_a_team(project: Project, target: str) -> Edits:
     return team.commit()
 
 
-def test_there_are_releases_and_the_changelog_tells_of_each() -> None:
-    told = re.findall(r"^## (\d[\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+def test_changelog_has_every_release() -> None:
+    versions = re.findall(r"^## (\d[\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
-    assert told, "no release: nothing to update from"
-    assert list(releases()) == told[::-1]
+    assert versions, "no release: nothing to update from"
+    assert list(releases()) == versions[::-1]
     assert all(
         "Updating" in part for part in (ROOT / "CHANGELOG.md").read_text().split("\n## ")[2:]
     )
@@ -115,14 +124,14 @@ def test_there_are_releases_and_the_changelog_tells_of_each() -> None:
 
 @every_target
 @every_release
-def test_an_untouched_service_becomes_a_fresh_copy(
+def test_update_of_an_unedited_service_equals_a_fresh_copy(
     copied: Callable[..., Project], version: str, target: str
 ) -> None:
     project = copied(target, f"v{version}")
 
     update(project, LATEST)
 
-    # What Kubernetes services of before 0.5.0 keep: their edits are in the base.
+    # Kubernetes services of before 0.5.0 keep the route in the base, where their edits are.
     is_before = tuple(map(int, version.split("."))) < (0, 5, 0)
     manifest = "base" if target == "kubernetes" and is_before else "component"
     fresh = copied(target, route_manifest=manifest)
@@ -136,7 +145,7 @@ def test_an_untouched_service_becomes_a_fresh_copy(
 
 @every_target
 @every_release
-def test_a_teams_work_is_all_there_after_an_update_and_its_tests_pass(
+def test_update_keeps_the_edits_of_a_team(
     copied: Callable[..., Project], version: str, target: str
 ) -> None:
     project = copied(target, f"v{version}")
@@ -148,15 +157,47 @@ def test_a_teams_work_is_all_there_after_an_update_and_its_tests_pass(
     assert edits.lost_in(project) == []
     project.uv("lock", "--quiet")
     project.run(*GATE)
-    assert "passed" in project.uv("run", "--quiet", "pytest").stdout
 
 
 @every_target
-@pytest.mark.parametrize("version", [*releases()][:: len(releases()) - 1])
-def test_the_reference_service_is_whole_after_an_update_and_works(
+@first_and_last
+def test_tests_of_an_edited_service_pass_after_an_update(
     copied: Callable[..., Project], version: str, target: str
 ) -> None:
-    """From the first and from the last release."""
+    """Those of the template and of the team; they are the same files after each update."""
+    project = copied(target, f"v{version}")
+    work_as_a_team(project, target)
+
+    update(project, LATEST)
+
+    assert "passed" in project.uv("run", "--quiet", "pytest").stdout
+
+
+@pytest.mark.parametrize("version", [v for v in releases() if v >= "0.4.0"])
+def test_changed_body_limit_of_the_site_survives_an_update(
+    copied: Callable[..., Project], version: str
+) -> None:
+    """Teams edit this line (docs/how-to/customise.md); a change next to it would conflict."""
+    project = copied("vm", f"v{version}")
+    team = Team(project)
+    team.replace(
+        f"deploy/vm/nginx/{project.answers['project_slug']}.conf",
+        "client_max_body_size 1m;",
+        "client_max_body_size 20m;",
+    )
+    edits = team.commit()
+
+    update(project, LATEST)
+
+    assert conflicts(project) == []
+    assert edits.lost_in(project) == []
+
+
+@every_target
+@first_and_last
+def test_update_keeps_the_reference_service_and_its_tests_pass(
+    copied: Callable[..., Project], version: str, target: str
+) -> None:
     project = copied(target, f"v{version}")
     files = reference_service.write(project)
     commit(project.path, "the team's work")
@@ -169,16 +210,16 @@ def test_the_reference_service_is_whole_after_an_update_and_works(
     assert [file for file in files if after.get(file) != before[file]] == []
     project.uv("lock", "--quiet")
     project.run(*GATE)
-    done = project.uv("run", "--quiet", "pytest", "--ignore=tests/serving")
-    assert "passed" in done.stdout
+    result = project.uv("run", "--quiet", "pytest", "--ignore=tests/serving")
+    assert "passed" in result.stdout
 
 
 @every_target
 @every_release
-def test_a_line_in_any_file_survives_an_update(
+def test_added_line_in_any_file_survives_an_update(
     copied: Callable[..., Project], version: str, target: str
 ) -> None:
-    """In conflict perhaps, but there; one in a file of the serving layer that moved is reported."""
+    """Present or in conflict; a line in a moved file of the serving layer is reported."""
     project = copied(target, f"v{version}")
     edits = edit_every_file(project)
 
@@ -198,7 +239,7 @@ def edit_every_file(project: Project) -> Edits:
 
 
 @every_release
-def test_an_update_keeps_the_route_of_an_overlay_its_edits_and_what_was_taken_out(
+def test_update_keeps_route_edits_and_deletions_of_an_overlay(
     copied: Callable[..., Project], version: str
 ) -> None:
     """The kinds of each overlay, of one without the operator's and of one that was added."""
@@ -234,7 +275,7 @@ def kinds(overlay: Path) -> set[str]:
 
 
 @every_target
-def test_a_conflict_is_shown_and_the_gate_catches_it(
+def test_conflict_is_marked_and_fails_the_gate(
     copied: Callable[..., Project], own_template: Path, target: str
 ) -> None:
     project = copied(target, source=own_template)
@@ -266,7 +307,7 @@ def test_updating_to_the_same_version_changes_nothing(
 
 
 @pytest.mark.parametrize(("old", "new"), [("kubernetes", "vm"), ("vm", "kubernetes")])
-def test_a_service_moves_to_the_other_target(
+def test_switch_of_target_keeps_the_teams_files(
     copied: Callable[..., Project], old: str, new: str
 ) -> None:
     project, fresh, before = copied(old), copied(new), copied(old)
@@ -308,19 +349,19 @@ def behaviour(template: Path, project: Project, target: str) -> dict[str, str]:
 
 
 @every_target
-def test_the_page_on_ownership_is_what_updates_do(
+def test_ownership_page_matches_updates(
     copied: Callable[..., Project], own_template: Path, target: str
 ) -> None:
     project = copied(target, source=own_template)
 
     behaved = behaviour(own_template, project, target)
 
-    told = {file: owner(file, project.package) for file in behaved}
-    assert behaved == {f: "template" if who == "shared" else who for f, who in told.items()}
-    assert set(told.values()) == {"team", "template", "shared"}
+    owners = {file: owner(file, project.package) for file in behaved}
+    assert behaved == {f: "template" if name == "shared" else name for f, name in owners.items()}
+    assert set(owners.values()) == {"team", "template", "shared"}
 
 
-# ── What goes wrong in an update, from every release: the gate says it ────────────────────────
+# ── Problems of an update from every release, reported by the gate ────────────────────────────
 
 OTHER = {"kubernetes": "vm", "vm": "kubernetes"}
 OURS = "# ours"
@@ -346,14 +387,13 @@ def of_target(project: Project, target: str) -> list[str]:
 
 
 def lost_edits(project: Project) -> list[str]:
-    """The files whose edits the gate misses."""
-    said = project.run(*GATE, check=False).stdout
-    return re.findall("^(.+): an update lost your edits", said, re.M)
+    """Return the files whose edits the gate misses."""
+    output = project.run(*GATE, check=False).stdout
+    return re.findall("^(.+): an update lost your edits", output, re.M)
 
 
-@every_target
-@every_release
-def test_edits_in_the_commits_of_a_copy_an_update_a_merge_and_a_move_are_found(
+@every_release_and_one_target
+def test_edits_in_commits_of_copy_update_merge_and_move_are_found(
     copied: Callable[..., Project], version: str, target: str
 ) -> None:
     project = copied(target, f"v{version}")
@@ -386,12 +426,11 @@ def test_edits_in_the_commits_of_a_copy_an_update_a_merge_and_a_move_are_found(
     assert lost_edits(moved) == files
 
 
-@every_target
-@every_release
-def test_an_update_that_switches_the_target_names_the_edited_files_alone(
+@every_release_and_one_target
+def test_update_that_switches_the_target_lists_only_edited_files(
     copied: Callable[..., Project], version: str, target: str
 ) -> None:
-    """The release before has no record of what it delivered."""
+    """Earlier releases have no record of rendered files."""
     project = copied(target, f"v{version}")
     _, file, *_ = of_target(project, target)
     Team(project).append(file, OURS)
@@ -403,10 +442,10 @@ def test_an_update_that_switches_the_target_names_the_edited_files_alone(
 
 
 @pytest.mark.parametrize("version", [version for version in releases() if version < "0.5"])
-def test_edits_of_gunicorn_conf_survive_and_what_they_lack_is_a_line(
+def test_edits_of_gunicorn_conf_survive_and_missing_lines_are_reported(
     copied: Callable[..., Project], version: str
 ) -> None:
-    """The conflict is resolved with the team's lines, which name what is not there any more."""
+    """The conflict is resolved with the team's lines, which name a deleted module."""
     project = copied("vm", f"v{version}")
     team, conf = Team(project), "deploy/vm/gunicorn.conf.py"
     team.replace(conf, "timeout = graceful_timeout + 10", "timeout = 120")
@@ -424,19 +463,19 @@ def test_edits_of_gunicorn_conf_survive_and_what_they_lack_is_a_line(
     for text in (ours, moved):
         (project.path / conf).write_text(text)
         git(project.path, "add", "--all")
-        said = project.run(*GATE, check=False).stdout
-        assert f"src/{project.package}/export.py: it needs orjson, which" in said
-        assert f"{conf}: serving.capacity is serving.process.capacity now" in said
-    assert f"{conf}: it needs uvicorn-worker, which" in said
+        output = project.run(*GATE, check=False).stdout
+        assert f"src/{project.package}/export.py: it needs orjson, which" in output
+        assert f"{conf}: serving.capacity is serving.process.capacity now" in output
+    assert f"{conf}: it needs uvicorn-worker, which" in output
     project.uv("add", "--quiet", "orjson", "uvicorn-worker")
     assert "it needs" not in project.run(*GATE, check=False).stdout
 
 
 @every_release
-def test_a_recopy_that_overwrote_edits_is_refused_with_their_names(
+def test_recopy_that_overwrote_edits_is_reported_with_their_names(
     copied: Callable[..., Project], version: str
 ) -> None:
-    """It renders everything anew, the team's files too."""
+    """`copier recopy` renders all files again, including team-owned ones."""
     project = copied("vm", f"v{version}")
     edited = [f"src/{project.package}/app.py", "README.md", *of_target(project, "vm")[:2]]
     for file in edited:
@@ -449,7 +488,7 @@ def test_a_recopy_that_overwrote_edits_is_refused_with_their_names(
 
 
 @every_target
-def test_updates_through_all_releases_have_nothing_to_report(
+def test_updates_through_all_releases_pass_the_gate(
     copied: Callable[..., Project], target: str
 ) -> None:
     first, *others = [f"v{version}" for version in releases()]
@@ -462,7 +501,7 @@ def test_updates_through_all_releases_have_nothing_to_report(
 
 
 @every_release
-def test_a_new_name_is_refused_with_what_it_leaves_behind(
+def test_renamed_service_is_reported_with_the_files_left_behind(
     copied: Callable[..., Project], version: str
 ) -> None:
     project = copied("vm", f"v{version}")
@@ -479,9 +518,8 @@ def project_package(name: str) -> str:
     return name.lower().replace(" ", "_")
 
 
-@every_target
-@every_release
-def test_a_target_that_was_edited_by_hand_is_refused(
+@every_release_and_one_target
+def test_manually_edited_target_is_refused(
     copied: Callable[..., Project], version: str, target: str
 ) -> None:
     project = copied(target, f"v{version}")
@@ -498,7 +536,7 @@ def test_a_target_that_was_edited_by_hand_is_refused(
 
 
 @every_release
-def test_an_overlay_that_was_renamed_or_added_has_a_hostname_or_the_gate_names_it(
+def test_renamed_or_added_overlay_without_a_hostname_fails_the_gate(
     copied: Callable[..., Project], version: str
 ) -> None:
     project = copied("kubernetes", f"v{version}")
@@ -509,8 +547,8 @@ def test_an_overlay_that_was_renamed_or_added_has_a_hostname_or_the_gate_names_i
 
     update(project, LATEST)
 
-    said = project.run(*GATE, check=False).stdout
-    named = re.findall(r"^(\S+)/kustomization.yaml: HTTPRoute \S+ has no hostname", said, re.M)
+    output = project.run(*GATE, check=False).stdout
+    named = re.findall(r"^(\S+)/kustomization.yaml: HTTPRoute \S+ has no hostname", output, re.M)
     wanted = []
     for overlay in ("demo", "production", "qa"):
         (route,) = of_kind("HTTPRoute", kustomize(project.path / overlays / overlay))
@@ -520,25 +558,25 @@ def test_an_overlay_that_was_renamed_or_added_has_a_hostname_or_the_gate_names_i
     assert len(wanted) == (2 if version in ("0.1.0", "0.2.0") else 0)
 
 
-def test_the_contract_holds() -> None:
+def test_contract_matches_copier_yml_and_the_changelog() -> None:
     assert contract.faults() == []
 
 
-# ── Tests of the tests: each of these mistakes turns the build red ────────────────────────────
+# ── Tests of the checks: each of these mistakes fails ─────────────────────────────────────────
 
 
-def test_a_renamed_choice_is_caught(own_template: Path) -> None:
+def test_renamed_choice_is_reported(own_template: Path) -> None:
     copier_yml = own_template / "copier.yml"
-    copier_yml.write_text(copier_yml.read_text().replace('nginx": vm\n', 'nginx": host\n'))
+    copier_yml.write_text(copier_yml.read_text().replace('": vm\n', '": host\n'))
 
     found = contract.faults(own_template)
 
-    assert any("tests/contract.json is not what copier.yml says" in fault for fault in found)
+    assert any("tests/contract.json does not match copier.yml" in fault for fault in found)
     assert any("deployment lost the choice vm" in fault for fault in found)
-    assert any("CHANGELOG.md doesn't say so" in fault for fault in found)
+    assert any("CHANGELOG.md doesn't mention it" in fault for fault in found)
 
 
-def test_a_moved_template_file_is_caught(
+def test_moved_template_file_is_reported(
     copied: Callable[..., Project], own_template: Path
 ) -> None:
     project = copied("vm", source=own_template)
@@ -553,7 +591,9 @@ def test_a_moved_template_file_is_caught(
     ]
 
 
-def test_a_dropped_seed_rule_is_caught(copied: Callable[..., Project], own_template: Path) -> None:
+def test_removed_team_file_rule_is_reported(
+    copied: Callable[..., Project], own_template: Path
+) -> None:
     copier_yml = own_template / "copier.yml"
     copier_yml.write_text(copier_yml.read_text().replace("    /README.md\n", ""))
     commit(own_template, "a dropped seed rule")

@@ -1,6 +1,7 @@
-"""A layered run against the bare one, and against the list of named exceptions."""
+"""A layered run against a bare one, and against the list of named exceptions."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .suite import HERE, Outcomes, Suite
@@ -16,17 +17,17 @@ class Comparison:
     """The changes of a suite's outcomes by the layer."""
 
     bare: Outcomes
+    """Of the tests that do not pass with the layer."""
     layered: Outcomes
     exceptions: dict[str, str]
 
     @property
     def changed(self) -> set[str]:
         """The tests whose outcome the layer changes. Upstream's own failures don't count."""
-        every = self.bare.keys() | self.layered.keys()
         return {
             test
-            for test in every
-            if self.bare.get(test) != "failed" and self.layered.get(test) != self.bare.get(test)
+            for test, outcome in self.bare.items()
+            if outcome != "failed" and self.layered[test] != outcome
         }
 
     @property
@@ -42,10 +43,11 @@ class Comparison:
         return sorted(self.exceptions.keys() - needed - {function(test) for test in needed})
 
     def __str__(self) -> str:
-        lines = [f"{'':8}" + "".join(f"{outcome:>9}" for outcome in OUTCOMES)]
-        for name, outcomes in (("bare", self.bare), ("layered", self.layered)):
-            counts = Counter(outcomes.values())
-            lines.append(f"{name:8}" + "".join(f"{counts[outcome]:9}" for outcome in OUTCOMES))
+        counts = Counter(self.layered.values())
+        lines = [
+            "".join(f"{outcome:>9}" for outcome in OUTCOMES),
+            "".join(f"{counts[outcome]:9}" for outcome in OUTCOMES),
+        ]
         lines.append(f"named exceptions: {len(self.exceptions)}")
         for heading, tests in (
             ("changed by the layer, and not named", self.unexplained),
@@ -58,26 +60,40 @@ class Comparison:
 
 
 def function(test: str) -> str:
-    """The id of a test without its parameters; it names the test with any of them."""
+    """Return the id of a test without its parameters; it names the test with any of them."""
     return test.partition("[")[0]
 
 
-def compare(suite: Suite, errors: str) -> Comparison:
-    """Run the suite with the layer; what differs from the list runs once more, alone."""
+def not_passed(outcomes: Outcomes) -> list[str]:
+    """Return the tests that failed, were skipped, failed as expected, or did not run."""
+    return sorted(test for test, outcome in outcomes.items() if outcome != "passed")
+
+
+def compare(suite: Suite, errors: str, only: Sequence[str] = ()) -> Comparison:
+    """Run the suite, or some of its tests, with the layer; run what did not pass without it.
+
+    What differs from the list runs once more, alone.
+    """
     names = [suite.name] + [f"{suite.name}-problems"] * (errors == "problems")
     named = {test: why for name in names for test, why in exceptions(name).items()}
-    found = Comparison(suite.bare(), suite.layered(errors), named)
-    known = found.layered.keys() | {function(test) for test in found.layered}
+    layered = suite.layered(errors, only)
+    if not only:
+        layered = dict.fromkeys(suite.collected(), "absent") | layered
+    bare = suite.bare(not_passed(layered))
+    found = Comparison(bare, layered, named)
+    ran = {test for test, outcome in layered.items() if outcome != "absent"}
+    known = ran | {function(test) for test in ran}
     again = [test for test in found.unexplained + found.stale if test in known]
     if 0 < len(again) <= MOST_AGAIN:
-        layered = found.layered | suite.layered(errors, only=again)
-        found = Comparison(found.bare, layered, named)
+        layered |= suite.layered(errors, again)
+        bare |= suite.bare([test for test in not_passed(layered) if test not in bare])
+        found = Comparison(bare, layered, named)
     (suite.directory / f"{suite.name}-{errors}.report").write_text(f"{found}\n")
     return found
 
 
 def exceptions(name: str) -> dict[str, str]:
-    """The tests of a list with the reason: the comment above them, up to the next empty line.
+    """Return the reason by test of a list: the comment above it, up to the next empty line.
 
     Raises `ValueError` for a test without a reason, or one that is listed twice.
     """

@@ -26,15 +26,17 @@ INSIDE = HERE / "inside"
 KEPT = ROOT / "build" / "upstream"
 # Seconds. A run takes two minutes on two cores.
 LONGEST_RUN = 1200
+# Tests that take less time than the start of workers.
+FEW = 100
 
-# What each project's own CI installs to run its tests.
+# Test dependencies of each project's CI.
 REQUIREMENTS = {
     "fastapi": ("fastapi[all]", "--group=fastapi/pyproject.toml:tests"),
     "starlette": ("--group=starlette/pyproject.toml:dev",),
 }
-# Plugins that only change the output, or measure.
+# Plugins that only change the output or measure.
 UNUSED_PLUGINS = ("cacheprovider", "codspeed", "sugar")
-# What pip and uv say when they get no answer.
+# Messages of pip and uv for an unreachable index.
 UNREACHABLE = ("connection broken", "error sending request", "network was disabled")
 
 Outcomes = dict[str, str]
@@ -46,21 +48,23 @@ class IndexUnreachableError(Exception):
 
 @dataclass(frozen=True)
 class Suite:
-    """The tests of one upstream project, beside the environment that they run in."""
+    """The tests of one upstream project, and their environment."""
 
     name: str
     version: str
     directory: Path
     service: Project
 
-    def bare(self) -> Outcomes:
-        """The outcome of each test without the layer; run once per set of locked versions."""
-        with locked(self.directory / f"{self.name}.lock"):
-            kept = self.directory / f"{self.name}-bare.json"
-            return read(kept) if kept.exists() else self._run("bare", (), {})
+    def collected(self) -> Outcomes:
+        """Return all tests, as pytest collects them without the layer."""
+        return self._run("collected", (), {}, "--collect-only", "--numprocesses=0")
+
+    def bare(self, only: Sequence[str]) -> Outcomes:
+        """Return the outcomes of some tests without the layer."""
+        return self._run("bare", only, {}) if only else {}
 
     def layered(self, errors: str, only: Sequence[str] = ()) -> Outcomes:
-        """The outcome of each test with the layer, or of some tests, one after another.
+        """Return the outcomes of all tests with the layer, or of some.
 
         `errors` is `problems`, or `framework` for the framework's own error bodies.
         """
@@ -72,8 +76,10 @@ class Suite:
         }
         return self._run(errors, only, variables)
 
-    def _run(self, run: str, only: Sequence[str], variables: Mapping[str, str]) -> Outcomes:
-        name = f"{self.name}-{run}" + ("-again" if only else "")
+    def _run(
+        self, run: str, only: Sequence[str], variables: Mapping[str, str], *options: str
+    ) -> Outcomes:
+        name = f"{self.name}-{run}" + ("-part" if only else "")
         outcomes = self.directory / f"{name}.json"
         tests = self.directory / f"{name}.tests.txt"
         temporary = self.directory / f"{name}.tmp"
@@ -81,14 +87,18 @@ class Suite:
         command = [
             *(str(self.directory / "venv" / "bin" / "python"), "-m", "pytest", f"@{tests}"),
             *("-p", "plugin", f"--outcomes={outcomes}", "--quiet", "--color=no"),
+            # Other tracebacks parse the source, which a bug of CPython 3.11 ends now and then.
+            "--tb=native",
             f"--basetemp={temporary}",
             *(f"-pno:{plugin}" for plugin in UNUSED_PLUGINS),
-            f"--numprocesses={0 if only else 'auto'}",
+            # A few run one after the other, without the start of workers.
+            f"--numprocesses={0 if 0 < len(only) <= FEW else 'auto'}",
+            *options,
         ]
         outcomes.unlink(missing_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         with (self.directory / f"{name}.log").open("w") as log:
-            done = subprocess.run(
+            result = subprocess.run(
                 command,
                 cwd=self.directory / self.name,
                 env={**environment(), "PYTHONPATH": str(INSIDE), **variables},
@@ -96,29 +106,28 @@ class Suite:
                 stderr=subprocess.STDOUT,
                 timeout=LONGEST_RUN,
             )
-        if done.returncode not in (0, 1):  # all passed, some failed
-            raise AssertionError(f"pytest: exit {done.returncode}\n{Path(log.name).read_text()}")
+        if result.returncode not in (0, 1):  # all passed, some failed
+            raise AssertionError(f"pytest: exit {result.returncode}\n{Path(log.name).read_text()}")
         return read(outcomes)
 
 
 def environment() -> dict[str, str]:
-    """The variables of a run: none of this test run's. pytest caches the tests that it rewrites."""
-    foreign = (*FOREIGN, "PYTHONDONTWRITEBYTECODE")
+    """Return the environment of a run, without variables of this test run."""
     return {
         name: value
         for name, value in os.environ.items()
-        if name not in foreign and not name.startswith("PYTEST_")
+        if name not in FOREIGN and not name.startswith("PYTEST_")
     }
 
 
 def read(outcomes: Path) -> Outcomes:
-    """Return the outcomes that the plugin wrote."""
+    """Return the outcomes written by the plugin."""
     found: Outcomes = json.loads(outcomes.read_text())
     return found
 
 
 def suite(name: str, service: Project) -> Suite:
-    """The tests of `name` in the version that the service locks, ready to run.
+    """Return the tests of `name` in the version that the service locks, ready to run.
 
     Raises `IndexUnreachableError` when it can't be downloaded.
     """
@@ -147,14 +156,14 @@ def suite(name: str, service: Project) -> Suite:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time."""
+    """Yield one process at a time."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def package(name: str, service: Project) -> Any:
-    """What the service's lock file says of a package."""
+    """Return the entry of a package in the service's lock file."""
     lock = tomllib.loads((service.path / "uv.lock").read_text())
     [found] = [found for found in lock["package"] if found["name"] == name]
     return found
@@ -179,7 +188,7 @@ def download(name: str, service: Project, directory: Path) -> None:
 
 
 def install(directory: Project) -> None:
-    """Make the environment of both suites: what the service locks, and what the tests need."""
+    """Create the environment of both suites: locked packages of the service, test dependencies."""
     directory.uv("venv", "--quiet", "--clear", "venv")
     wanted = [option for options in REQUIREMENTS.values() for option in options]
     directory.uv("pip", "install", "--quiet", "--python=venv", "-rrequirements.txt", *wanted)

@@ -16,7 +16,7 @@ def starlette(render: Render) -> Suite:
 
 
 def test_only_the_named_tests_fail_under_the_layer(starlette: Suite) -> None:
-    found = compare(starlette, "framework")  # it has no error bodies of its own to replace
+    found = compare(starlette, "framework")  # Starlette has no error bodies to replace
 
     print(f"Starlette {starlette.version}\n{found}")
     assert not found.unexplained + found.stale, str(found)

@@ -37,7 +37,7 @@ def service(render: Render) -> Project:
 
 @pytest.fixture(scope="module")
 def image(service: Project) -> Iterator[None]:
-    """Its image, until the last test."""
+    """Its image, deleted after the last test."""
     if missing := compose.missing_tools():
         pytest.skip(f"no containers without {', '.join(missing)}")
     with compose.image(service):
@@ -46,7 +46,7 @@ def image(service: Project) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def stack(service: Project, image: None) -> Iterator[Stack]:
-    """The containers on a host that has neither settings nor a certificate."""
+    """The containers on a host without settings and certificate."""
     with compose.run(service) as stack:
         stack.wait_until_ready()
         yield stack
@@ -54,7 +54,7 @@ def stack(service: Project, image: None) -> Iterator[Stack]:
 
 @pytest.fixture
 def settings(service: Project) -> Iterator[Path]:
-    """The directory of this host for the service."""
+    """The directory of the service in /etc of this host."""
     directory = Path("/etc", service.answers["project_slug"])
     directory.mkdir()
     yield directory
@@ -63,7 +63,7 @@ def settings(service: Project) -> Iterator[Path]:
 
 @pytest.fixture
 def certificate(service: Project, settings: Path) -> Iterator[Path]:
-    """A certificate where certbot keeps it: links to links, in folders for root alone."""
+    """A certificate in certbot's layout: links to links, in directories for root only."""
     slug = service.answers["project_slug"]
     folders = {name: Path("/etc/letsencrypt", name) for name in ("archive", "live")}
     for folder in folders.values():
@@ -80,32 +80,32 @@ def certificate(service: Project, settings: Path) -> Iterator[Path]:
     yield made["fullchain"]
     for folder in folders.values():
         shutil.rmtree(folder / slug)
-        with suppress(OSError):  # unless this machine has certificates of its own
+        with suppress(OSError):  # unless this machine has its own certificates
             folder.rmdir()
             folder.parent.rmdir()
 
 
 def processes(container: Container) -> list[dict[str, str]]:
     """Return the kernel's status of each process in it."""
-    found = container.exec(["sh", "-c", "cat /proc/[0-9]*/status"]).stdout
-    each = re.split(r"^(?=Name:)", found, flags=re.MULTILINE)[1:]
-    return [dict(re.findall(r"^(\w+):\t(.*)$", text, re.MULTILINE)) for text in each]
+    statuses = container.exec(["sh", "-c", "cat /proc/[0-9]*/status"]).stdout
+    blocks = re.split(r"^(?=Name:)", statuses, flags=re.MULTILINE)[1:]
+    return [dict(re.findall(r"^(\w+):\t(.*)$", text, re.MULTILINE)) for text in blocks]
 
 
 @pytest.mark.parametrize("file", [*compose.FILES, SECRETS, TLS])
-def test_is_what_compose_takes(service: Project, file: str) -> None:
+def test_compose_files_match_the_compose_schema(service: Project, file: str) -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema=vendor.compose-spec"]
 
-    done = subprocess.run([*check, service.path / file], capture_output=True, text=True)
+    result = subprocess.run([*check, service.path / file], capture_output=True, text=True)
 
-    assert done.returncode == 0, done.stdout
+    assert result.returncode == 0, result.stdout
 
 
-def test_answers_through_nginx(stack: Stack) -> None:
-    packed = stack.ask("/large-response", headers={"Accept-Encoding": "gzip"})
+def test_service_responds_through_nginx(stack: Stack) -> None:
+    packed = stack.request("/large-response", headers={"Accept-Encoding": "gzip"})
 
-    assert json.loads(stack.ask("/health/live").body) == {"status": "live"}
-    assert json.loads(stack.ask("/health/ready").body) == {"status": "ready"}
+    assert json.loads(stack.request("/health/live").body) == {"status": "live"}
+    assert json.loads(stack.request("/health/ready").body) == {"status": "ready"}
     assert packed.headers["content-encoding"] == "gzip"
     stack.wait_until_healthy("app")
 
@@ -113,20 +113,20 @@ def test_answers_through_nginx(stack: Stack) -> None:
 def test_client_address_cannot_be_forged(stack: Stack) -> None:
     forged = {"X-Forwarded-For": FORGED, "Forwarded": f"for={FORGED}"}
 
-    stack.ask("/large-response?size_kb=1", source="127.0.0.7", headers=forged)
+    stack.request("/large-response?size_kb=1", source="127.0.0.7", headers=forged)
 
     stack.wait_for_log("app", "127.0.0.7")
     assert FORGED not in stack.container("app").logs()
 
 
 def test_metrics_are_reachable_on_the_host_and_not_through_nginx(stack: Stack) -> None:
-    metrics = stack.ask("/metrics", port=9090)
+    metrics = stack.request("/metrics", port=9090)
 
     assert b"http_request_duration_seconds_count" in metrics.body
-    assert stack.ask("/metrics").status == 404
+    assert stack.request("/metrics").status == 404
 
 
-def test_the_app_has_no_rights_and_nothing_can_be_written(stack: Stack) -> None:
+def test_app_has_no_capabilities_and_a_read_only_root(stack: Stack) -> None:
     for status in processes(stack.container("app")):
         assert status["Uid"].split() == status["Gid"].split() == ["10001"] * 4
         assert {int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd")} == {0}
@@ -138,14 +138,14 @@ def test_the_app_has_no_rights_and_nothing_can_be_written(stack: Stack) -> None:
         assert refused.stderr.count("Read-only file system") == 3
 
 
-def test_the_memory_of_metrics_is_as_large_as_the_file_says(stack: Stack) -> None:
+def test_container_has_the_shm_size_of_the_compose_file(stack: Stack) -> None:
     app = stack.container("app")
 
     assert "shm 256M" in app.exec(["sh", "-c", "df -h /dev/shm | tr -s ' '"]).stdout
     assert "histogram_slot-" in app.exec(["sh", "-c", "ls /dev/shm/metrics-*"]).stdout
 
 
-def test_a_thread_from_before_the_fork_stops_a_start_in_it(service: Project, stack: Stack) -> None:
+def test_thread_started_on_import_stops_the_container(service: Project, stack: Stack) -> None:
     application = "import threading; threading.Timer(99, print).start(); app = print"
     start = f'cd /tmp && echo "{application}" >opened.py && exec gunicorn --pythonpath /tmp'
     start += ' --config "$OLDPWD/gunicorn.conf.py" --bind 127.0.0.1:8111 opened:app'
@@ -157,20 +157,20 @@ def test_a_thread_from_before_the_fork_stops_a_start_in_it(service: Project, sta
 
 
 def test_nginx_errors_are_problems(stack: Stack) -> None:
-    large = stack.ask("/health/live", method="POST", body=b"x" * (2**20 + 1))
+    large = stack.request("/health/live", method="POST", body=b"x" * (2**20 + 1))
     stack.compose("stop", "app")
-    gone = stack.ask("/health/live")
+    gone = stack.request("/health/live")
     stack.compose("start", "app")
     stack.wait_until_ready()
 
-    for answer, status in ((large, 413), (gone, 502)):
-        assert answer.status == status
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert json.loads(answer.body)["status"] == status
+    for response, status in ((large, 413), (gone, 502)):
+        assert response.status == status
+        assert response.headers["content-type"] == "application/problem+json"
+        assert json.loads(response.body)["status"] == status
 
 
-def test_a_new_version_loses_no_request(stack: Stack) -> None:
-    """`next` serves while `app` ends and starts, as deploy/README.md has it."""
+def test_deploy_of_a_new_version_loses_no_request(stack: Stack) -> None:
+    """`next` serves while `app` restarts, with the commands of deploy/README.md."""
 
     async def replace() -> Tally:
         paths = ["/health/live", "/large-response?size_kb=16"]
@@ -192,8 +192,8 @@ def test_a_new_version_loses_no_request(stack: Stack) -> None:
     assert "/large-response" in stack.container("next").logs(), "it never served"
 
 
-def test_both_end_in_time(stack: Stack) -> None:
-    """The last test of this stack: SIGKILL would give 137."""
+def test_nginx_and_service_stop_within_their_grace_period(stack: Stack) -> None:
+    """The last test of this stack; the exit code of SIGKILL would be 137."""
     stack.compose("stop")
 
     codes = {name: stack.container(name).wait(timeout=1) for name in ("app", "nginx")}
@@ -201,7 +201,7 @@ def test_both_end_in_time(stack: Stack) -> None:
     assert codes == {"app": 0, "nginx": 0}
 
 
-def test_settings_and_a_certificate_of_the_host(
+def test_settings_and_certificate_of_the_host_are_used(
     service: Project, image: None, settings: Path, certificate: Path
 ) -> None:
     (settings / "env").write_text("WEB_CONCURRENCY=3\n")
@@ -210,8 +210,8 @@ def test_settings_and_a_certificate_of_the_host(
 
     with compose.run(service, (*compose.FILES, TLS)) as stack:
         stack.wait_until_ready(port=443, tls=tls)
-        redirect = stack.ask("/health/live?a=b")
-        secure = stack.ask("/health/live", port=443, tls=tls)
+        redirect = stack.request("/health/live?a=b")
+        secure = stack.request("/health/live", port=443, tls=tls)
         workers = stack.container("app").workers()
 
     assert (redirect.status, redirect.headers["location"]) == (
@@ -225,7 +225,7 @@ def test_settings_and_a_certificate_of_the_host(
 @pytest.mark.parametrize(
     ("limits", "workers"), [({"CPUS": "1"}, 1), ({"MEMORY": "100m"}, 1), ({"MEMORY": "500m"}, 2)]
 )
-def test_as_many_workers_as_its_limits_have_room_for(
+def test_number_of_workers_follows_the_limits_of_the_container(
     service: Project, image: None, limits: dict[str, str], workers: int
 ) -> None:
     with compose.run(service, env=limits) as stack:
@@ -248,7 +248,7 @@ def test_every_service_that_runs_the_image_has_the_secrets(render: Render, datab
         assert each["environment"] == {"SECRETS_DIR": f"/run/secrets/{secrets}"}
 
 
-def test_secrets_of_the_host_are_settings_of_both_and_shown_nowhere(
+def test_secrets_of_the_host_are_settings_and_not_shown(
     service: Project, image: None, settings: Path
 ) -> None:
     secret = settings / "secrets/LOG_LEVEL"
@@ -262,7 +262,7 @@ def test_secrets_of_the_host_are_settings_of_both_and_shown_nowhere(
         stack.start("next")
         stack.wait_until_healthy("next")
         for name in ("app", "next"):
-            stack.wait_for_log(name, '"route":"/health/ready"')  # a line of that level
+            stack.wait_for_log(name, '"route":"/health/ready"')  # a line of level debug
             container = stack.container(name)
             check = container.exec(["python", "-m", f"{service.package}.serving"])
             environment = container.exec(["sh", "-c", "cat /proc/[0-9]*/environ"]).stdout

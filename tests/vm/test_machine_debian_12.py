@@ -13,7 +13,7 @@ from ..harness.service import Service
 
 @pytest.fixture(scope="module")
 def older(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service, deployed on a Debian 12 that has just been installed."""
+    """The service, deployed on a newly installed Debian 12."""
     if missing := machine.missing_tools():
         pytest.skip(f"no machine without {', '.join(missing)}")
     project = service.prepare(
@@ -27,7 +27,7 @@ def older(render: Render, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield checkout
 
 
-def test_installs_on_the_python_of_that_debian(older: Service) -> None:
+def test_service_is_installed_on_the_python_of_debian_12(older: Service) -> None:
     python = f"/opt/{older.slug}/current/.venv/bin/python"
 
     assert older.version == "1"
@@ -35,7 +35,7 @@ def test_installs_on_the_python_of_that_debian(older: Service) -> None:
     assert 'VERSION_ID="12"' in older.machine.run("cat", "/etc/os-release").stdout
 
 
-def test_secret_of_the_host_is_used_and_shown_nowhere(older: Service) -> None:
+def test_secret_of_the_host_is_used_and_not_exposed(older: Service) -> None:
     token = uuid.uuid4().hex
     older.secret("API_TOKEN", f"{token}\n")
 

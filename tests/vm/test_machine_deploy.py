@@ -45,7 +45,7 @@ def other(watched: Project) -> Iterator[Service]:
 
 
 def files(machine: Machine) -> str:
-    """Return every file that a deploy might change, with its time."""
+    """Return the files that a deploy may change, with their modification times."""
     places = ("/etc", "/opt", "/usr", "/home", "/root", "/run/systemd/system")
     return machine.run("find", *places, "-printf", "%p %l %m %T@\\n").stdout
 
@@ -65,26 +65,26 @@ def assert_still_serves(service: Service, version: str, process: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "line"),
     [
         (
             ["--nonsense"],
-            "deploy: unknown option --nonsense: it takes --host, --rollback and --dry-run",
+            "deploy: unknown option --nonsense: the options are --host, --rollback and --dry-run",
         ),
         (["--host"], "deploy: --host takes the name of a host"),
         (["--rollback"], "deploy: there is no previous release"),
     ],
 )
-def test_invalid_call_of_deploy_is_one_line(bare: Service, options: list[str], said: str) -> None:
+def test_invalid_arguments_print_one_line(bare: Service, options: list[str], line: str) -> None:
     before = files(bare.machine)
 
     status, lines = bare.deploy(*options, check=False)
 
-    assert (status, lines) == (1, [said])
+    assert (status, lines) == (1, [line])
     assert files(bare.machine) == before
 
 
-def test_missing_lock_file_or_root_is_one_line(bare: Service) -> None:
+def test_missing_lock_file_or_root_prints_one_line(bare: Service) -> None:
     script = f"{bare.path}/deploy/vm/deploy"
     copy = "cp -r /root/checkout /srv/checkout && cd /srv/checkout && "
     unprivileged = bare.machine.run(
@@ -101,7 +101,7 @@ def test_missing_lock_file_or_root_is_one_line(bare: Service) -> None:
     )
 
 
-def test_a_port_80_that_is_taken_is_one_line(other: Service) -> None:
+def test_port_80_in_use_prints_one_line(other: Service) -> None:
     other.machine.run("systemctl", "stop", "nginx")
     other.machine.run("systemd-run", "--unit=squatter", "python3", "-m", "http.server", "80")
     other.machine.wait_until(lambda: other.status("/") == 200, "taken")
@@ -113,8 +113,8 @@ def test_a_port_80_that_is_taken_is_one_line(other: Service) -> None:
     assert re.fullmatch(taken, lines[-1])
 
 
-def test_a_host_that_lacks_its_tools_gets_them_first(other: Service) -> None:
-    other.machine.run("systemctl", "stop", "nginx")  # there is none yet on a new host
+def test_missing_tools_are_installed_first(other: Service) -> None:
+    other.machine.run("systemctl", "stop", "nginx")  # a new host has no nginx yet
     other.machine.run("dpkg", "--remove", "--force-depends", "iproute2")
 
     status, lines = other.deploy(check=False)
@@ -127,7 +127,7 @@ def test_a_host_that_lacks_its_tools_gets_them_first(other: Service) -> None:
 # ── From nothing to serving, and again ────────────────────────────────────────────────────────
 
 
-def test_a_dry_run_on_a_new_host_changes_nothing(bare: Service) -> None:
+def test_dry_run_on_a_new_host_changes_nothing(bare: Service) -> None:
     before = files(bare.machine)
 
     status, lines = bare.deploy("--dry-run")
@@ -139,7 +139,7 @@ def test_a_dry_run_on_a_new_host_changes_nothing(bare: Service) -> None:
     assert files(bare.machine) == before
 
 
-def test_it_installs_from_nothing(bare: Service) -> None:
+def test_first_deploy_installs_everything(bare: Service) -> None:
     bare.install()
 
     machine, slug = bare.machine, bare.slug
@@ -151,10 +151,10 @@ def test_it_installs_from_nothing(bare: Service) -> None:
         assert machine.run("systemctl", "is-enabled", unit).stdout.strip() == "enabled"
     for process in [master(bare), *map(str, bare.workers)]:
         assert machine.run("ps", "-o", "user:32=", process).stdout.strip() == slug
-    assert "Welcome to nginx" not in bare.ask("/")
+    assert "Welcome to nginx" not in bare.request("/")
 
 
-def test_a_second_deploy_changes_nothing(bare: Service) -> None:
+def test_second_deploy_changes_nothing(bare: Service) -> None:
     before, process = files(bare.machine), master(bare)
 
     status, lines = bare.deploy()
@@ -166,7 +166,7 @@ def test_a_second_deploy_changes_nothing(bare: Service) -> None:
     assert_still_serves(bare, "1", process)
 
 
-def test_a_dry_run_of_a_new_version_changes_nothing(bare: Service) -> None:
+def test_dry_run_of_a_new_version_changes_nothing(bare: Service) -> None:
     bare.release("2")
     before, process = files(bare.machine), master(bare)
 
@@ -179,8 +179,8 @@ def test_a_dry_run_of_a_new_version_changes_nothing(bare: Service) -> None:
     assert_still_serves(bare, "1", process)
 
 
-def test_over_ssh_it_does_the_same(bare: Service) -> None:
-    """From an account that is not root there, with a key for root."""
+def test_deploy_over_ssh_gives_the_same_result(bare: Service) -> None:
+    """From an unprivileged account with an SSH key for root."""
     bare.machine.run(
         "sh",
         "-ec",
@@ -196,15 +196,15 @@ def test_over_ssh_it_does_the_same(bare: Service) -> None:
     )
 
     script = "/home/dev/checkout/deploy/vm/deploy"
-    done = bare.machine.run("runuser", "-u", "dev", "--", script, "--host", "root@localhost")
+    result = bare.machine.run("runuser", "-u", "dev", "--", script, "--host", "root@localhost")
 
-    assert done.stdout.splitlines()[-1].endswith(" serves")
+    assert result.stdout.splitlines()[-1].endswith(" serves")
     assert bare.version == "2"
     assert not bare.machine.run("find", "/tmp", "-name", "tmp.*").stdout, "it has cleaned up"
     bare.machine.run("umount", "--lazy", "/tmp")
 
 
-# ── What does not work leaves alone what does ─────────────────────────────────────────────────
+# ── Failed deploys leave the running version unchanged ────────────────────────────────────────
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def serving(bare: Service) -> Iterator[tuple[Service, str, str]]:
 Serving = tuple[Service, str, str]
 
 
-def test_a_version_that_does_not_start_never_serves(serving: Serving) -> None:
+def test_version_that_does_not_start_receives_no_request(serving: Serving) -> None:
     service, *before = serving
     service.edit(f"src/{service.package}/app.py", "^VERSION = .*$", 'raise RuntimeError("broken")')
 
@@ -230,11 +230,11 @@ def test_a_version_that_does_not_start_never_serves(serving: Serving) -> None:
 
     assert status == 1
     assert any(line.endswith("Error: broken") for line in lines), lines
-    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ goes on serving", lines[-1])
+    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ keeps serving", lines[-1])
     assert_still_serves(service, *before)
 
 
-def test_a_version_that_is_never_ready_never_serves(serving: Serving) -> None:
+def test_version_that_is_never_ready_receives_no_request(serving: Serving) -> None:
     service, *before = serving
     app = service.machine.root / service.path.lstrip("/") / f"src/{service.package}/app.py"
     app.write_text(app.read_text() + NEVER_READY)
@@ -245,28 +245,28 @@ def test_a_version_that_is_never_ready_never_serves(serving: Serving) -> None:
 
     assert status == 1
     assert "not ready after 40 s" in lines, "\n".join(lines)
-    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ goes on serving", lines[-1])
+    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ keeps serving", lines[-1])
     assert_still_serves(service, *before)
 
 
-def test_a_version_that_starts_in_the_rehearsal_alone_is_rolled_back(serving: Serving) -> None:
+def test_version_that_starts_only_in_the_rehearsal_is_rolled_back(serving: Serving) -> None:
     service, version, _ = serving
     service.release("for the rehearsal alone")
     unit = f"deploy/vm/systemd/{service.slug}.service"
     check = f"ExecStartPre=/bin/sh -c 'test %N = {service.slug}-next'"
     service.edit(unit, "^ExecStart=", f"{check}\nExecStart=")
-    said: list[str] = []
+    output: list[str] = []
 
-    tally = service.under_load(lambda: said.extend(service.deploy(check=False)[1]))
+    tally = service.under_load(lambda: output.extend(service.deploy(check=False)[1]))
 
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
-    assert any(line.startswith("rollback ") for line in said), said
-    assert re.fullmatch(r"deploy: \S+ does not start on \S+; \S+ goes on serving", said[-1])
+    assert any(line.startswith("rollback ") for line in output), output
+    assert re.fullmatch(r"deploy: \S+ does not start on \S+; \S+ keeps serving", output[-1])
     assert_still_serves(service, version, master(service))
 
 
 @pytest.mark.parametrize("setting", ["ENVIRONMENT=prod", "WEB_CONCURRENCY=many"])
-def test_a_wrong_setting_is_a_line_that_names_it(serving: Serving, setting: str) -> None:
+def test_wrong_setting_prints_one_line_with_its_name(serving: Serving, setting: str) -> None:
     service, *before = serving
     service.settings(setting + "\n")
 
@@ -279,7 +279,7 @@ def test_a_wrong_setting_is_a_line_that_names_it(serving: Serving, setting: str)
     assert_still_serves(service, *before)
 
 
-def test_a_python_that_is_not_tested_is_a_line(serving: Serving) -> None:
+def test_untested_python_prints_one_line(serving: Serving) -> None:
     service, *before = serving
     service.edit("deploy/vm/deploy", r"^readonly pythons=\(.*?\)", "readonly pythons=(3.12)")
 
@@ -288,12 +288,12 @@ def test_a_python_that_is_not_tested_is_a_line(serving: Serving) -> None:
         assert status == 1
         assert lines == [
             "deploy: the Python of this host is 3.13, the service is tested on 3.12:"
-            " take a Debian 13 or 12, or add 3.13 to pythons in deploy/vm/deploy and test on it"
+            " use Debian 13 or 12, or add 3.13 to pythons in deploy/vm/deploy and test on it"
         ]
     assert_still_serves(service, *before)
 
 
-def test_a_key_that_nginx_can_not_use_is_a_line(serving: Serving) -> None:
+def test_unusable_key_prints_one_line(serving: Serving) -> None:
     service, *before = serving
     tls = f"/etc/{service.slug}/tls"
     certificate(service)
@@ -303,14 +303,14 @@ def test_a_key_that_nginx_can_not_use_is_a_line(serving: Serving) -> None:
 
     assert status == 1
     assert any("privkey.pem" in line for line in lines), lines
-    assert re.fullmatch(r"deploy: nginx does not take the site; \S+ goes on serving", lines[-1])
+    assert re.fullmatch(r"deploy: nginx rejects the site; \S+ keeps serving", lines[-1])
     assert_still_serves(service, *before)
-    service.machine.run("nginx", "-t")  # else it would not come back from a reboot
+    service.machine.run("nginx", "-t")  # otherwise nginx would not start after a reboot
     service.machine.run("rm", "-r", tls)
 
 
 def certificate(service: Service) -> None:
-    """A self-made certificate where the site looks for it."""
+    """A self-signed certificate at the path that the site uses."""
     tls = f"/etc/{service.slug}/tls"
     service.machine.run("mkdir", tls)
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -326,20 +326,20 @@ VERSION = f"{os.environ['FROM_REPOSITORY']} and {os.environ['FROM_HOST']}"
 """
 
 
-def test_stand_in_has_the_rights_of_repository_and_host(serving: Serving) -> None:
-    """A version that needs them is refused without them and serves with them."""
+def test_temporary_instance_has_the_rights_of_repository_and_host(serving: Serving) -> None:
+    """A version that needs more rights is refused without them, and serves with them."""
     service, *before = serving
     app = service.machine.root / service.path.lstrip("/") / f"src/{service.package}/app.py"
     app.write_text(app.read_text() + NEEDS_RIGHTS)
     status, lines = service.deploy(check=False)
     assert status == 1
-    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ goes on serving", lines[-1])
+    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ keeps serving", lines[-1])
     assert_still_serves(service, *before)
 
     override = f"/etc/systemd/system/{service.unit}.d/override.conf"  # of `systemctl edit`
     service.machine.run(
         *("install", "-D", "/dev/stdin", override),
-        given="[Service]\nEnvironment=FROM_HOST=host\n",
+        stdin="[Service]\nEnvironment=FROM_HOST=host\n",
     )
     service.rights(
         "[Service]\nMemoryDenyWriteExecute=false\nEnvironment=FROM_REPOSITORY=repository\n"
@@ -355,12 +355,12 @@ def test_stand_in_has_the_rights_of_repository_and_host(serving: Serving) -> Non
     service.machine.run("rm", override)
 
 
-def test_addresses_that_are_not_allowed_are_not_reached(serving: Serving) -> None:
-    """By the kernel, once rights.conf has both lines; the metrics of this host are scraped."""
+def test_egress_to_other_addresses_is_refused(serving: Serving) -> None:
+    """The kernel drops packets if rights.conf has both lines; metrics are still scraped."""
     service, *before = serving
     service.machine.run("systemd-run", "--unit=backend", "python3", "-m", "http.server", "8123")
     reached = "/reach?port=8123&address="
-    service.machine.wait_until(lambda: service.ask(reached + "127.0.0.2") == "true", "reached")
+    service.machine.wait_until(lambda: service.request(reached + "127.0.0.2") == "true", "reached")
     service.rights("[Service]\nIPAddressAllow=127.0.0.1\n")
     status, lines = service.deploy(check=False)
     assert (status, lines) == (
@@ -374,16 +374,16 @@ def test_addresses_that_are_not_allowed_are_not_reached(serving: Serving) -> Non
     service.rights("[Service]\nIPAddressDeny=any\nIPAddressAllow=127.0.0.1\n")
     service.deploy()
 
-    assert service.ask(reached + "127.0.0.1") == "true"
-    assert service.ask(reached + "127.0.0.2") == "false"
+    assert service.request(reached + "127.0.0.1") == "true"
+    assert service.request(reached + "127.0.0.2") == "false"
     assert "process_" in service.machine.run("curl", "--silent", "127.0.0.1:9090/metrics").stdout
     service.deploy("--rollback")
-    assert service.ask(reached + "127.0.0.2") == "true"
+    assert service.request(reached + "127.0.0.2") == "true"
     assert_still_serves(service, before[0], master(service))
     service.machine.run("systemctl", "stop", "backend")
 
 
-def test_a_full_disk_is_a_line(serving: Serving) -> None:
+def test_full_disk_prints_one_line(serving: Serving) -> None:
     service, *before = serving
     used = service.machine.run("df", "--output=used", "--block-size=1M", "/opt").stdout.split()[1]
     resize(service, int(used) + 5)
@@ -401,7 +401,7 @@ def resize(service: Service, mebibytes: int) -> None:
     service.machine.run("mount", "-o", f"remount,size={mebibytes}m", "/opt")
 
 
-def test_a_socket_directory_that_nginx_can_not_enter_is_mended(serving: Serving) -> None:
+def test_socket_directory_closed_to_nginx_is_repaired(serving: Serving) -> None:
     service, *before = serving
     service.machine.run("chmod", "700", f"/run/{service.slug}")
     service.machine.run("systemctl", "restart", "nginx")  # it may still hold connections
@@ -411,12 +411,12 @@ def test_a_socket_directory_that_nginx_can_not_enter_is_mended(serving: Serving)
 
     assert status == 0
     assert lines[0] == (
-        f"socket     /run/{service.slug}: its mode 700 kept nginx out, now it is 755"
+        f"socket     /run/{service.slug}: mode 700 denied access to nginx, now it is 755"
     )
     assert_still_serves(service, *before)
 
 
-def test_a_deploy_that_was_cut_off_is_finished_by_the_next(serving: Serving) -> None:
+def test_interrupted_deploy_is_completed_by_the_next(serving: Serving) -> None:
     service, version, _ = serving
     service.release("cut off")
     service.machine.run(
@@ -437,7 +437,7 @@ def test_a_deploy_that_was_cut_off_is_finished_by_the_next(serving: Serving) -> 
     assert_still_serves(service, "cut off", master(service))
 
 
-def test_new_settings_are_rehearsed_and_taken_over(bare: Service) -> None:
+def test_new_settings_are_checked_and_applied(bare: Service) -> None:
     bare.deploy()
     process = master(bare)
     bare.settings("WEB_CONCURRENCY=1\n")
@@ -450,13 +450,13 @@ def test_new_settings_are_rehearsed_and_taken_over(bare: Service) -> None:
     assert bare.deploy()[1][-1].endswith("serves already")
 
 
-def test_old_releases_go(bare: Service) -> None:
+def test_old_releases_are_deleted(bare: Service) -> None:
     releases = bare.machine.run("ls", f"/opt/{bare.slug}/releases").stdout.split()
 
     assert len(releases) <= 3, releases
 
 
-def test_the_plain_example_is_deployed_as_well(plain_watched: Project) -> None:
+def test_plain_example_is_deployed(plain_watched: Project) -> None:
     with machine.boot() as booted:
         service = check_out(plain_watched, booted)
         service.install()

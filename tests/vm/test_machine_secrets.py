@@ -31,7 +31,9 @@ def check(service: Service) -> list[str]:
     ).stdout.splitlines()
 
 
-def test_deploy_makes_a_directory_for_root_alone(installed: Service, machine: Machine) -> None:
+def test_deploy_creates_a_directory_readable_by_root_only(
+    installed: Service, machine: Machine
+) -> None:
     directory = f"/etc/{installed.slug}/secrets"
     machine.run("chmod", "755", directory)
 
@@ -42,7 +44,7 @@ def test_deploy_makes_a_directory_for_root_alone(installed: Service, machine: Ma
     assert machine.run(*as_service, check=False).returncode != 0
 
 
-def test_new_secret_is_used_after_a_deploy_of_the_same_release_that_loses_no_request(
+def test_deploy_of_the_same_release_applies_a_new_secret_and_loses_no_request(
     installed: Service,
 ) -> None:
     assert not installed.accepts(TOKEN)
@@ -56,7 +58,7 @@ def test_new_secret_is_used_after_a_deploy_of_the_same_release_that_loses_no_req
     assert installed.machine.run("readlink", f"/opt/{installed.slug}/current").stdout == release
 
 
-def test_secret_is_shown_in_no_place_of_the_host(installed: Service) -> None:
+def test_secret_is_not_exposed_on_the_host(installed: Service) -> None:
     assert installed.accepts(TOKEN)
 
     printed = check(installed)
@@ -66,7 +68,7 @@ def test_secret_is_shown_in_no_place_of_the_host(installed: Service) -> None:
     assert installed.shown(TOKEN) == []
 
 
-def test_search_finds_a_secret_that_is_in_the_environment(installed: Service) -> None:
+def test_search_finds_a_secret_in_the_environment(installed: Service) -> None:
     """Check that the search above works."""
     name = uuid.uuid4().hex
     unit = ("systemd-run", "--unit=shown", "--property=Type=exec", f"--setenv=SECRET={name}")
@@ -78,7 +80,7 @@ def test_search_finds_a_secret_that_is_in_the_environment(installed: Service) ->
     assert any(re.fullmatch(r"/proc/\d+/environ", place) for place in found), found
 
 
-def test_reload_keeps_the_secret_and_restart_brings_the_new_one_and_loses_no_request(
+def test_reload_keeps_the_secret_and_restart_applies_the_new_one_without_lost_requests(
     installed: Service, machine: Machine
 ) -> None:
     installed.secret("API_TOKEN", "another")
@@ -92,22 +94,22 @@ def test_reload_keeps_the_secret_and_restart_brings_the_new_one_and_loses_no_req
     assert (installed.accepts(TOKEN), installed.accepts("another")) == (False, True)
 
 
-def test_deploy_with_a_secret_that_can_not_be_used_says_so_and_the_old_one_serves(
+def test_deploy_with_an_unusable_secret_prints_the_reason_and_the_old_one_serves(
     installed: Service, machine: Machine
 ) -> None:
-    """The stand-in of a deploy has the same secrets."""
+    """The temporary instance of a deploy reads the same secrets."""
     installed.secret("API_TOKEN", "\n")
 
-    done = machine.run(installed.deploy_here, check=False)
+    result = machine.run(installed.deploy_here, check=False)
 
-    assert done.returncode == 1
-    lines = done.stdout.splitlines()
+    assert result.returncode == 1
+    lines = result.stdout.splitlines()
     assert re.fullmatch(r"API_TOKEN: \S+/secrets\.d_API_TOKEN: is empty", lines[-2]), lines
-    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ goes on serving", lines[-1])
+    assert re.fullmatch(r"deploy: \S+ does not become ready; \S+ keeps serving", lines[-1])
     assert installed.accepts("another")
 
 
-def test_missing_directory_is_one_line_and_deploy_makes_it_again(
+def test_missing_secrets_directory_is_one_line_and_deploy_creates_it(
     installed: Service, machine: Machine
 ) -> None:
     machine.run("rm", "-r", f"/etc/{installed.slug}/secrets")
@@ -129,11 +131,11 @@ def test_other_files_have_no_effect_and_links_are_named_by_a_deploy(
     installed.secret("API_TOEKN", TOKEN)
     machine.run("ln", "-sf", "/root/token", f"/etc/{installed.slug}/secrets/API_TOKEN")
 
-    said = machine.run(installed.deploy_here).stdout
+    output = machine.run(installed.deploy_here).stdout
     printed = check(installed)
 
     link = f"/etc/{installed.slug}/secrets/API_TOKEN: a link, which systemd does not load"
-    assert f"secrets    {link}" in said.splitlines(), said
+    assert f"secrets    {link}" in output.splitlines(), output
     assert [line for line in printed if line.startswith("#")] == [
         line for line in printed if line.endswith("secrets.d_API_TOEKN: no setting has this name")
     ]

@@ -44,11 +44,11 @@ def site(checkout: Service) -> Service:
     checkout.edit(site, r"(?<=_connections )\d+", str(CONNECTIONS))
     checkout.install()
     challenges = "/var/www/html/.well-known/acme-challenge"
-    checkout.machine.run("install", "-D", "/dev/stdin", f"{challenges}/token", given="token")
+    checkout.machine.run("install", "-D", "/dev/stdin", f"{challenges}/token", stdin="token")
     return checkout
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """A response to curl."""
 
     status: int
@@ -56,26 +56,26 @@ class Answer(NamedTuple):
     body: str
 
 
-def answer(service: Service, path: str, *options: str) -> Answer:
-    """The answer to a request that curl makes inside."""
-    told = service.ask(path, "--write-out", "\n%{http_code} %{header_json}", *options)
-    body, _, end = told.partition("\n")
+def fetch(service: Service, path: str, *options: str) -> HttpResponse:
+    """Return the response to a request of curl on the machine."""
+    response = service.request(path, "--write-out", "\n%{http_code} %{header_json}", *options)
+    body, _, end = response.partition("\n")
     status, _, headers = end.partition(" ")
-    return Answer(int(status), json.loads(headers), body)
+    return HttpResponse(int(status), json.loads(headers), body)
 
 
-def assert_problem(told: Answer, status: int) -> None:
-    """Check that it is nginx's own, with all headers of the service's errors."""
-    assert told.status == status
-    problem = json.loads(told.body)
+def assert_problem(response: HttpResponse, status: int) -> None:
+    """Check that a response is nginx's own, with all headers of the service's errors."""
+    assert response.status == status
+    problem = json.loads(response.body)
     assert problem["status"] == status
-    assert told.headers["content-type"] == [PROBLEM]
-    assert told.headers["cache-control"] == ["no-store"]
-    assert told.headers["x-content-type-options"] == ["nosniff"]
-    assert told.headers["content-security-policy"] == ["frame-ancestors 'none'"]
-    assert told.headers["access-control-allow-origin"] == ["*"]
-    assert told.headers["access-control-expose-headers"] == ["Retry-After, X-Request-ID"]
-    assert told.headers["x-request-id"] == [problem["request_id"]]
+    assert response.headers["content-type"] == [PROBLEM]
+    assert response.headers["cache-control"] == ["no-store"]
+    assert response.headers["x-content-type-options"] == ["nosniff"]
+    assert response.headers["content-security-policy"] == ["frame-ancestors 'none'"]
+    assert response.headers["access-control-allow-origin"] == ["*"]
+    assert response.headers["access-control-expose-headers"] == ["Retry-After, X-Request-ID"]
+    assert response.headers["x-request-id"] == [problem["request_id"]]
 
 
 @pytest.mark.parametrize(
@@ -95,69 +95,71 @@ def assert_problem(told: Answer, status: int) -> None:
 def test_nginx_own_error_is_problem_with_all_headers(
     site: Service, status: int, path: str, options: list[str]
 ) -> None:
-    told = answer(site, path, "--header", "Origin: https://app.example", *options)
+    response = fetch(site, path, "--header", "Origin: https://app.example", *options)
 
-    assert_problem(told, status)
+    assert_problem(response, status)
 
 
 @pytest.mark.parametrize(
     ("status", "request_line"),
     [(400, b"\x16\x03\x01 garbage"), (505, b"GET /version HTTP/3.5")],
 )
-def test_nginx_own_error_before_there_is_a_path_is_problem_with_all_headers(
+def test_nginx_own_error_before_the_path_is_parsed_is_problem_with_all_headers(
     site: Service, status: int, request_line: bytes
 ) -> None:
     with network.connect(80, site.machine.namespace) as client:
         client.sendall(request_line + b"\r\n\r\n")
-        told = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+        received = b"".join(iter(lambda: client.recv(4096), b"")).decode()
 
-    head, _, body = told.partition("\r\n\r\n")
+    head, _, body = received.partition("\r\n\r\n")
     headers: dict[str, list[str]] = {}
     for line in head.splitlines()[1:]:
         name, _, value = line.partition(": ")
         headers.setdefault(name.lower(), []).append(value)
-    assert_problem(Answer(int(head.split()[1]), headers, body), status)
+    assert_problem(HttpResponse(int(head.split()[1]), headers, body), status)
 
 
 @pytest.mark.parametrize("path", ["/version", "/health/ready", "/none"])
-def test_answer_of_service_has_each_header_once_and_no_cors_of_nginx(
+def test_response_of_service_has_each_header_once_and_no_cors_of_nginx(
     site: Service, path: str
 ) -> None:
-    told = answer(site, path, "--header", "Origin: https://app.example")
+    response = fetch(site, path, "--header", "Origin: https://app.example")
 
     for name in ("x-request-id", "x-content-type-options", "content-security-policy"):
-        assert len(told.headers[name]) == 1
-    assert len(told.headers.get("cache-control", [])) <= 1
-    assert "access-control-allow-origin" not in told.headers
-    assert "access-control-expose-headers" not in told.headers
-    assert "retry-after" not in told.headers
+        assert len(response.headers[name]) == 1
+    assert len(response.headers.get("cache-control", [])) <= 1
+    assert "access-control-allow-origin" not in response.headers
+    assert "access-control-expose-headers" not in response.headers
+    assert "retry-after" not in response.headers
 
 
-def test_challenge_of_certificate_is_served_whole(site: Service) -> None:
-    told = answer(site, "/.well-known/acme-challenge/token", "--range", "100-")
+def test_acme_challenge_is_served(site: Service) -> None:
+    response = fetch(site, "/.well-known/acme-challenge/token", "--range", "100-")
 
-    assert (told.status, told.body) == (200, "token")
+    assert (response.status, response.body) == (200, "token")
 
 
 def test_stopped_service_is_a_502_problem(site: Service) -> None:
     site.machine.run("systemctl", "stop", site.unit, f"{site.slug}.socket")
-    told = answer(site, "/version")
+    response = fetch(site, "/version")
     site.machine.run("systemctl", "start", site.unit)
 
-    assert_problem(told, 502)
+    assert_problem(response, 502)
 
 
-def test_a_websocket_passes(site: Service) -> None:
+def test_websocket_is_proxied(site: Service) -> None:
     python = f"/opt/{site.slug}/current/.venv/bin/python"
 
-    done = site.machine.run(python, "-c", CHAT)
+    result = site.machine.run(python, "-c", CHAT)
 
-    assert done.stdout == "through nginx\n"
+    assert result.stdout == "through nginx\n"
 
 
 @pytest.mark.parametrize("coding", ["zstd", "br", "gzip"])
-def test_compresses_once_and_only_what_is_worth_it(site: Service, coding: str) -> None:
-    """The service compresses; nginx passes responses on unchanged."""
+def test_response_is_compressed_once_and_only_above_the_minimum_size(
+    site: Service, coding: str
+) -> None:
+    """The service compresses; nginx passes responses unchanged."""
     plain, _ = downloaded(site, "/large-response", "identity")
     packed, encodings = downloaded(site, "/large-response", coding)
 
@@ -168,10 +170,10 @@ def test_compresses_once_and_only_what_is_worth_it(site: Service, coding: str) -
 
 
 def downloaded(service: Service, path: str, accepted: str) -> tuple[int, list[str]]:
-    """The bytes of a body as it came, and its content encodings."""
+    """Return the number of bytes transferred, and the content encodings."""
     header = ("--header", f"Accept-Encoding: {accepted}")
     write = ("--write-out", "%{size_download}", "--output", "/dev/null", "--dump-header", "-")
-    head, _, size = service.ask(path, *header, *write).rpartition("\n")
+    head, _, size = service.request(path, *header, *write).rpartition("\n")
     return int(size), re.findall(r"^content-encoding: (\S+)", head, re.I | re.M)
 
 
@@ -187,12 +189,12 @@ def test_client_address_and_request_id_cannot_be_forged(site: Service) -> None:
     for name, value in forged.items():
         options += ["--header", f"{name}: {value}"]
 
-    head = site.ask("/version", *options)
+    head = site.request("/version", *options)
     lines = site.machine.journal(site.unit)[before:]
 
-    told = [line for line in lines if "/version" in line]
-    assert len(told) == 1
-    assert CLIENT in told[0]
+    logged = [line for line in lines if "/version" in line]
+    assert len(logged) == 1
+    assert CLIENT in logged[0]
     for text in (head, *lines):
         assert FORGED not in text
         assert "forged-4711" not in text
@@ -214,15 +216,15 @@ def test_client_address_and_request_id_cannot_be_forged(site: Service) -> None:
 def test_service_builds_urls_with_host_and_port_of_client(
     site: Service, host: str, url: str
 ) -> None:
-    told = answer(site, "/where", "--header", f"Host: {host}")
+    response = fetch(site, "/where", "--header", f"Host: {host}")
 
-    assert json.loads(told.body)["url"] == url
+    assert json.loads(response.body)["url"] == url
 
 
-def test_request_without_host_is_answered(site: Service) -> None:
-    told = answer(site, "/where", "--http1.0", "--header", "Host:")
+def test_request_without_host_is_served(site: Service) -> None:
+    response = fetch(site, "/where", "--http1.0", "--header", "Host:")
 
-    assert (told.status, json.loads(told.body)["url"]) == (200, "http://_/version")
+    assert (response.status, json.loads(response.body)["url"]) == (200, "http://_/version")
 
 
 @pytest.fixture
@@ -231,7 +233,7 @@ def balanced(site: Service) -> Iterator[Service]:
     [snippet] = re.findall(r"^```text\n(set_real_ip_from .*?)^```", PAGE, re.M | re.S)
     file = f"/etc/nginx/{site.slug}/real-ip.conf"
     snippet = re.sub(r"from \S+;", f"from {BALANCER};", snippet)
-    site.machine.run("install", "-D", "/dev/stdin", file, given=snippet)
+    site.machine.run("install", "-D", "/dev/stdin", file, stdin=snippet)
     reload(site)
     yield site
     site.machine.run("rm", file)
@@ -239,7 +241,7 @@ def balanced(site: Service) -> Iterator[Service]:
 
 
 def reload(site: Service) -> None:
-    """Reload nginx, and return when all its workers have the new configuration."""
+    """Reload nginx, and wait until all workers have the new configuration."""
     master = site.machine.show("nginx", "MainPID")
 
     def workers() -> set[str]:
@@ -260,33 +262,35 @@ def where(service: Service, peer: str, client: str, scheme: str) -> dict[str, st
         "X-Forwarded-Port": "4711",
     }
     options = [word for name in headers for word in ("--header", f"{name}: {headers[name]}")]
-    told: dict[str, str] = json.loads(answer(service, "/where", "--interface", peer, *options).body)
-    return told
+    response: dict[str, str] = json.loads(
+        fetch(service, "/where", "--interface", peer, *options).body
+    )
+    return response
 
 
 @pytest.mark.parametrize("scheme", ["https", "http"])
 def test_configured_balancer_sets_scheme_and_client(balanced: Service, scheme: str) -> None:
-    told = where(balanced, BALANCER, INTERNAL, scheme)
+    response = where(balanced, BALANCER, INTERNAL, scheme)
 
-    assert told == {"url": f"{scheme}://shop.example/version", "client": INTERNAL}
+    assert response == {"url": f"{scheme}://shop.example/version", "client": INTERNAL}
 
 
 def test_configured_balancer_with_unknown_scheme_is_http(balanced: Service) -> None:
-    told = where(balanced, BALANCER, INTERNAL, "gopher")
+    response = where(balanced, BALANCER, INTERNAL, "gopher")
 
-    assert told == {"url": "http://shop.example/version", "client": INTERNAL}
+    assert response == {"url": "http://shop.example/version", "client": INTERNAL}
 
 
 def test_forwarded_headers_of_other_peer_are_refused(balanced: Service) -> None:
-    told = where(balanced, CLIENT, INTERNAL, "https")
+    response = where(balanced, CLIENT, INTERNAL, "https")
 
-    assert told == {"url": "http://shop.example/version", "client": CLIENT}
+    assert response == {"url": "http://shop.example/version", "client": CLIENT}
 
 
 def test_forwarded_headers_without_configured_balancer_are_refused(site: Service) -> None:
-    told = where(site, BALANCER, INTERNAL, "https")
+    response = where(site, BALANCER, INTERNAL, "https")
 
-    assert told == {"url": "http://shop.example/version", "client": BALANCER}
+    assert response == {"url": "http://shop.example/version", "client": BALANCER}
 
 
 # ── Limits of one client ──────────────────────────────────────────────────────────────────────
@@ -300,11 +304,11 @@ def from_client(address: str) -> tuple[str, ...]:
 def test_client_with_too_many_requests_gets_429_and_others_do_not(balanced: Service) -> None:
     client = from_client("203.0.113.1")
 
-    within = [answer(balanced, "/version", *client).status for _ in range(BURST + 1)]
-    beyond = answer(balanced, "/version", *client)
-    health = [answer(balanced, "/health/live", *client).status for _ in range(2 * BURST)]
-    other = answer(balanced, "/version", *from_client("203.0.113.2")).status
-    internal = [answer(balanced, "/version", *from_client(INTERNAL)).status for _ in range(9)]
+    within = [fetch(balanced, "/version", *client).status for _ in range(BURST + 1)]
+    beyond = fetch(balanced, "/version", *client)
+    health = [fetch(balanced, "/health/live", *client).status for _ in range(2 * BURST)]
+    other = fetch(balanced, "/version", *from_client("203.0.113.2")).status
+    internal = [fetch(balanced, "/version", *from_client(INTERNAL)).status for _ in range(9)]
 
     assert set(within) == {200}
     assert_problem(beyond, 429)
@@ -325,19 +329,19 @@ def test_client_with_too_many_connections_gets_429(balanced: Service) -> None:
             connection = network.connect(80, balanced.machine.namespace, source=BALANCER)
             held.enter_context(connection).sendall(upload.encode())
             assert connection.recv(4096).startswith(b"HTTP/1.1 100"), "the body is waited for"
-        beyond = answer(balanced, "/version", *from_client(client))
-        health = answer(balanced, "/health/live", *from_client(client)).status
+        beyond = fetch(balanced, "/version", *from_client(client))
+        health = fetch(balanced, "/health/live", *from_client(client)).status
 
     assert_problem(beyond, 429)
     assert beyond.headers["retry-after"] == ["1"]
     assert health == 200
 
 
-def test_the_metrics_are_on_no_public_port(site: Service) -> None:
+def test_metrics_are_not_on_a_public_port(site: Service) -> None:
     assert site.status("/metrics") == 404
 
 
-def test_with_a_certificate_it_serves_tls_and_nothing_else(site: Service) -> None:
+def test_certificate_enables_tls_and_redirects_http(site: Service) -> None:
     tls = f"/etc/{site.slug}/tls"
     site.machine.run("mkdir", tls)
     certify(site.machine.root / tls.lstrip("/"))
@@ -346,15 +350,15 @@ def test_with_a_certificate_it_serves_tls_and_nothing_else(site: Service) -> Non
 
     trust = ("--cacert", f"{tls}/fullchain.pem", "--proto-redir", "=https")
     site.machine.wait_until(lambda: site.status("/version") == 308, "encrypted")
-    assert site.ask("/version", "--location", *trust) == '"1"'
-    assert site.ask("/echo", "--location", "--data", "kept", *trust) == '"kept"'
-    refused = answer(site, "/version", "--location", "--request", "TRACE", *trust)
+    assert site.request("/version", "--location", *trust) == '"1"'
+    assert site.request("/echo", "--location", "--data", "kept", *trust) == '"kept"'
+    refused = fetch(site, "/version", "--location", "--request", "TRACE", *trust)
     assert_problem(refused, 405)
     assert refused.headers["strict-transport-security"] == ["max-age=31536000"]
 
 
 def certify(directory: Path) -> None:
-    """A self-made certificate for localhost."""
+    """Write a self-signed certificate for localhost."""
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     name = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
     out = ("-keyout", str(directory / "privkey.pem"), "-out", str(directory / "fullchain.pem"))
@@ -364,7 +368,7 @@ def certify(directory: Path) -> None:
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("release", [DEBIAN_12, DEBIAN_13], ids=lambda release: release.suite)
-def test_each_nginx_takes_the_site(
+def test_supported_nginx_versions_accept_the_site(
     watched: Project, tmp_path: Path, release: Debian, tls: bool
 ) -> None:
     slug = watched.answers["project_slug"]
@@ -378,7 +382,7 @@ def test_each_nginx_takes_the_site(
         certify(tmp_path / "etc" / slug / "tls")
 
     check = "rm /etc/nginx/sites-enabled/default && nginx -t"
-    done = debian.run_in(debian.tree(release.suite, PACKAGES), tmp_path, "sh", "-c", check)
+    result = debian.run_in(debian.tree(release.suite, PACKAGES), tmp_path, "sh", "-c", check)
 
-    assert done.returncode == 0, done.stdout
-    assert "warn" not in done.stdout
+    assert result.returncode == 0, result.stdout
+    assert "warn" not in result.stdout

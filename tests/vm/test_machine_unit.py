@@ -25,26 +25,26 @@ def mended(installed: Service) -> Iterator[Service]:
     installed.machine.run("systemctl", "restart", installed.unit)
 
 
-def said(service: Service, *command: str) -> list[str]:
+def journal_of(service: Service, *command: str) -> list[str]:
     """Return the unit's journal since the start of a failing command."""
     before = len(service.machine.journal(service.unit))
     assert service.machine.run(*command, check=False).returncode != 0
     return service.machine.journal(service.unit)[before:]
 
 
-def test_a_reload_of_what_is_broken_leaves_the_old_serving(
+def test_reload_of_a_broken_version_keeps_the_old_workers(
     installed: Service, machine: Machine
 ) -> None:
-    """HUP without a check would halt gunicorn."""
+    """Without a check, HUP would stop gunicorn."""
     workers = installed.workers
     config = f"/opt/{installed.slug}/current/deploy/vm/gunicorn.conf.py"
     machine.run("cp", config, "/root/whole.py")
     machine.run("sh", "-c", f"echo 'broken(' >>{config}")
 
-    done = machine.run("systemctl", "reload", installed.unit, check=False)
+    result = machine.run("systemctl", "reload", installed.unit, check=False)
     machine.run("cp", "/root/whole.py", config)
 
-    assert done.returncode != 0
+    assert result.returncode != 0
     assert any("broken(" in line for line in machine.journal(installed.unit))
     assert installed.workers == workers
     assert installed.version == "1"
@@ -58,40 +58,40 @@ def test_a_reload_of_what_is_broken_leaves_the_old_serving(
         ("METRICS_PORT=port\n", "METRICS_PORT: "),
     ],
 )
-def test_a_wrong_setting_is_one_line(mended: Service, settings: str, line: str) -> None:
+def test_wrong_setting_prints_one_line(mended: Service, settings: str, line: str) -> None:
     mended.settings(settings)
 
-    lines = said(mended, "systemctl", "restart", mended.unit)
+    lines = journal_of(mended, "systemctl", "restart", mended.unit)
 
     assert sum(text.startswith(line) for text in lines) == 1, lines
     assert not any("Traceback" in text for text in lines), lines
 
 
-def test_a_missing_settings_file_is_one_line(mended: Service, machine: Machine) -> None:
+def test_missing_settings_file_prints_one_line(mended: Service, machine: Machine) -> None:
     machine.run("rm", f"/etc/{mended.slug}/env")
 
-    lines = said(mended, "systemctl", "restart", mended.unit)
+    lines = journal_of(mended, "systemctl", "restart", mended.unit)
 
     assert any("Failed to load environment files" in line for line in lines), lines
     assert not any("Traceback" in line for line in lines), lines
 
 
-def test_a_taken_metrics_port_is_one_line(mended: Service, machine: Machine) -> None:
+def test_metrics_port_in_use_prints_one_line(mended: Service, machine: Machine) -> None:
     machine.run("systemctl", "stop", mended.unit)
     squatter = ("python3", "-m", "http.server", "--bind=127.0.0.1", "9090")
     machine.run("systemd-run", "--unit=squatter", *squatter)
     taken = ("curl", "--silent", "--output", "/dev/null", "http://127.0.0.1:9090/")
     machine.wait_until(lambda: machine.run(*taken, check=False).returncode == 0, "taken")
 
-    lines = said(mended, "systemctl", "start", mended.unit)
+    lines = journal_of(mended, "systemctl", "start", mended.unit)
     machine.run("systemctl", "stop", "squatter")
 
     assert any("METRICS_PORT=9090: " in line for line in lines), lines
     assert not any("Traceback" in line for line in lines), lines
 
 
-def test_printed_line_is_in_the_journal_while_the_service_runs(installed: Service) -> None:
-    installed.ask("/print?text=printed-4711")
+def test_print_output_is_in_the_journal_immediately(installed: Service) -> None:
+    installed.request("/print?text=printed-4711")
 
     installed.machine.wait_until(
         lambda: "printed-4711" in installed.machine.journal(installed.unit), "printed"
@@ -99,7 +99,7 @@ def test_printed_line_is_in_the_journal_while_the_service_runs(installed: Servic
 
 
 def test_home_is_writable_and_private(installed: Service, machine: Machine) -> None:
-    file = installed.ask("/cache").strip('"')
+    file = installed.request("/cache").strip('"')
 
     assert file == "/tmp/.cache/orders/entry"
     assert machine.run("ls", file, check=False).returncode != 0, "the host's /tmp has no such file"
@@ -115,7 +115,7 @@ def test_memory_and_tasks_are_bounded_by_the_size_of_the_host(
     assert 0 < int(machine.show(installed.unit, "TasksMax")) <= threads / 10
 
 
-def test_where_nothing_can_be_written_it_serves_reloads_and_restarts(
+def test_service_without_writable_directories_serves_reloads_and_restarts(
     mended: Service, machine: Machine
 ) -> None:
     mended.settings(f"{SETTINGS}DATABASE_FILE=/dev/shm/ledger.db\n")
@@ -138,28 +138,28 @@ def test_where_nothing_can_be_written_it_serves_reloads_and_restarts(
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
 
 
-def test_events_pass_one_by_one(mended: Service, machine: Machine) -> None:
-    mended.settings("WEB_CONCURRENCY=1\n")  # each worker has a room of its own
+def test_server_sent_events_are_not_buffered(mended: Service, machine: Machine) -> None:
+    mended.settings("WEB_CONCURRENCY=1\n")  # each worker has its own rooms
     machine.run("systemctl", "restart", mended.unit)
     with network.connect(80, machine.namespace) as stream:
         stream.sendall(b"GET /room/events?limit=2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         received = stream.makefile("rb")
         for text in ("open", "first", "second"):
             if text != "open":
-                mended.ask("/room", "--json", json.dumps({"text": text}))
+                mended.request("/room", "--json", json.dumps({"text": text}))
             while text not in (line := received.readline().decode()):
                 assert line, "the stream has ended"
 
 
 @pytest.mark.parametrize("path", ["/transfers", "/async-transfers"])
-def test_it_writes_to_its_database(installed: Service, path: str) -> None:
+def test_service_writes_to_its_database(installed: Service, path: str) -> None:
     order = {"reference": path, "source": 1, "target": 2, "amount": 5}
 
     assert installed.status(path, "--json", json.dumps(order)) == 201
-    assert installed.ask(f"/entries?reference={path}") == "[-5,5]"
+    assert installed.request(f"/entries?reference={path}") == "[-5,5]"
 
 
-def test_it_comes_back_from_a_reboot(installed: Service, machine: Machine) -> None:
+def test_service_starts_after_a_reboot(installed: Service, machine: Machine) -> None:
     machine.reboot()
 
     machine.wait_until(lambda: installed.status("/version") == 200, "back")

@@ -35,7 +35,7 @@ from {package}.serving.lifecycle import drain
 from {package}.serving.observability import metrics_server
 
 app = create_app()
-if "HURRY" in os.environ:  # a worker that ends waits for no other to close the listener
+if "HURRY" in os.environ:  # an exiting worker does not wait for the others
     drain.CLOSE_SECONDS = 0.0
 ASKED = Counter("asked", "Requests for the process")
 HELD = Gauge("held", "Of the processes that live", multiprocess_mode="livesum")
@@ -134,7 +134,7 @@ def served(
     max_requests: int = 0,
     workers: int = 2,
 ) -> Iterator[Server]:
-    """The application above, ready, with its metrics on a port of their own."""
+    """Yield the application above, ready, with its metrics on a free port."""
     (directory / "counting.py").write_text(APPLICATION.format(package=project.package))
     configuration = directory / "gunicorn.conf.py"
     configuration.write_text(CONFIGURATION.format(max_requests=max_requests))
@@ -162,22 +162,22 @@ def scrape(server: Server) -> str:
     connection = http.client.HTTPConnection("127.0.0.1", server.metrics_port, timeout=40)
     try:
         connection.request("GET", "/metrics")
-        answer = connection.getresponse()
-        text = answer.read().decode()
-        assert answer.status == 200, text
+        response = connection.getresponse()
+        text = response.read().decode()
+        assert response.status == 200, text
         return text
     finally:
         connection.close()
 
 
 def value(server: Server, name: str) -> float | None:
-    """A number without labels; None when there is none."""
+    """Return the value of a metric without labels, or None."""
     match = re.search(rf"^{name} (\S+)$", scrape(server), re.MULTILINE)
     return float(match[1]) if match else None
 
 
 def workers(server: Server) -> list[int]:
-    """The master's children."""
+    """Return the master's children."""
     master = server.process.pid
     found = Path(f"/proc/{master}/task/{master}/children").read_text()
     return [int(child) for child in found.split()]
@@ -227,12 +227,12 @@ def test_dead_worker_loses_its_gauges_and_keeps_its_counts(
     project: Project, tmp_path: Path
 ) -> None:
     with served(project, tmp_path, workers=3) as server:
-        asked: set[int] = set()
-        while len(asked) < 3:
-            asked.add(int(server.get("/process").body))
+        requested: set[int] = set()
+        while len(requested) < 3:
+            requested.add(int(server.get("/process").body))
         counted = value(server, "asked_total")
         assert value(server, "held") == 3
-        server.process.send_signal(signal.SIGTTOU)  # a worker less
+        server.process.send_signal(signal.SIGTTOU)  # one worker less
         wait_until(lambda: len(workers(server)) == 2, "two workers")
         assert value(server, "held") == 2
 
@@ -249,19 +249,19 @@ def test_dead_worker_loses_its_gauges_and_keeps_its_counts(
 def test_configured_directory_is_cleared_of_metric_files_only(
     project: Project, tmp_path: Path
 ) -> None:
-    given = tmp_path / "given"
-    given.mkdir()
-    (given / "notes.txt").write_text("the team's")
-    (given / "counter_4711.db").write_bytes(b"another program's")
-    (given / "counter_slot-9.db").write_bytes(b"of a service that was killed")
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    (directory / "notes.txt").write_text("the team's")
+    (directory / "counter_4711.db").write_bytes(b"another program's")
+    (directory / "counter_slot-9.db").write_bytes(b"of a service that was killed")
 
-    with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(given)}) as server:
+    with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(directory)}) as server:
         server.get("/process")
         assert value(server, "asked_total") == 1
-        assert "counter_slot-9.db" not in files(given)
+        assert "counter_slot-9.db" not in files(directory)
         assert server.stop() == 0
 
-    assert files(given) == ["counter_4711.db", "notes.txt"]
+    assert files(directory) == ["counter_4711.db", "notes.txt"]
 
 
 @of_vm
@@ -269,9 +269,9 @@ def test_configuration_check_keeps_the_files_of_a_running_service(
     project: Project, tmp_path: Path
 ) -> None:
     """The check that systemd runs before a reload, in the same environment."""
-    given = tmp_path / "given"
-    given.mkdir()
-    environment = {"PROMETHEUS_MULTIPROC_DIR": str(given), "PYTHONPATH": str(tmp_path)}
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    environment = {"PROMETHEUS_MULTIPROC_DIR": str(directory), "PYTHONPATH": str(tmp_path)}
 
     with served(project, tmp_path, environment) as server:
         server.get("/process")
@@ -287,17 +287,17 @@ def test_configuration_check_keeps_the_files_of_a_running_service(
 @of_vm
 @pytest.mark.parametrize("kind", ["missing", "a file"])
 def test_missing_metrics_directory_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
-    given = tmp_path / "given"
+    directory = tmp_path / "directory"
     if kind == "a file":
-        given.write_text("")
-    env = {"PROMETHEUS_MULTIPROC_DIR": str(given), "BIND": f"127.0.0.1:{free_port()}"}
+        directory.write_text("")
+    env = {"PROMETHEUS_MULTIPROC_DIR": str(directory), "BIND": f"127.0.0.1:{free_port()}"}
     command = [project.program("gunicorn"), "--config", "deploy/vm/gunicorn.conf.py"]
 
     with launch(project, command, tmp_path / "log", 0, env) as server:
         assert server.process.wait(START_SECONDS) != 0
 
     [line] = server.log.splitlines()
-    assert line.startswith(f"PROMETHEUS_MULTIPROC_DIR={given}: ")
+    assert line.startswith(f"PROMETHEUS_MULTIPROC_DIR={directory}: ")
 
 
 @pytest.fixture
@@ -319,7 +319,7 @@ def asked_for_all(server: Server) -> set[int]:
 
 
 @of_vm
-def test_disk_that_fills_up_loses_metrics_but_no_worker(
+def test_full_disk_loses_metrics_but_no_worker(
     project: Project, tmp_path: Path, small: Path
 ) -> None:
     with served(project, tmp_path, {"PROMETHEUS_MULTIPROC_DIR": str(small)}) as server:
@@ -331,16 +331,16 @@ def test_disk_that_fills_up_loses_metrics_but_no_worker(
         assert asked_for_all(server) == {200}
         assert workers(server) == before
         assert value(server, "build") == 7
-        told = [e for e in server.events if e["event"].startswith("Metrics are missing")]
-        assert 1 <= len(told) <= 2, "one line of each worker that has found it out"
-        assert "No space left on device" in told[0]["event"]
+        lines = [e for e in server.events if e["event"].startswith("Metrics are missing")]
+        assert 1 <= len(lines) <= 2, "one line per worker that has noticed it"
+        assert "No space left on device" in lines[0]["event"]
 
 
 @of_vm
-def test_a_disk_that_fills_up_stops_no_worker_that_counts_its_log(
+def test_full_disk_stops_no_worker_that_counts_log_lines(
     project: Project, tmp_path: Path, small: Path
 ) -> None:
-    """The line on it is counted, by the metric that has just found no room."""
+    """The log line increments the metric that had no room."""
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(small), "COUNT_LOG": "yes"}
     with served(project, tmp_path, environment, workers=1) as server:
         free = os.statvfs(small)
@@ -366,14 +366,12 @@ def test_full_disk_at_start_loses_metrics_but_no_worker(
         assert asked_for_all(server) == {200}
         assert scrape(server) == ""
         assert workers(server) == before
-        told = [e for e in server.events if e["event"].startswith("Metrics are missing")]
-        assert len(told) == 3, "a line of the master and of each worker"
+        lines = [e for e in server.events if e["event"].startswith("Metrics are missing")]
+        assert len(lines) == 3, "one line of the master and of each worker"
 
 
 @of_vm
-def test_sampling_goes_on_after_a_fault_that_has_left_a_line(
-    project: Project, tmp_path: Path
-) -> None:
+def test_sampling_continues_after_a_logged_error(project: Project, tmp_path: Path) -> None:
     with served(project, tmp_path, workers=1) as server:
         [worker] = workers(server)
         soft, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
@@ -387,8 +385,8 @@ def test_sampling_goes_on_after_a_fault_that_has_left_a_line(
         assert "Too many open files" in server.log
 
 
-def test_the_service_answers_while_it_is_scraped(project: Project, tmp_path: Path) -> None:
-    """The scrape waits for a request that only the event loop below it can answer."""
+def test_service_responds_while_it_is_scraped(project: Project, tmp_path: Path) -> None:
+    """The scrape waits for a request that only the same event loop can serve."""
     with served(project, tmp_path, {"HOLD": "yes"}, workers=1) as server:
         texts: list[str] = []
         scraping = threading.Thread(target=lambda: texts.append(scrape(server)))

@@ -1,4 +1,4 @@
-"""What gunicorn's master has opened when it forks, and refused starts."""
+"""Resources of gunicorn's master at the fork, and refused starts."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ..harness import stores
 from ..harness.project import Project
 from ..harness.server import START_SECONDS, Server, free_port, launch, serve
 
-# A route that says which process has imported the application, and what the collector passes over.
+# A route that returns the importing process, and the number of objects exempt from collection.
 PRELOADED = """
 import gc
 import os
@@ -46,14 +46,14 @@ def master(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_master_has_no_second_thread(master: Server) -> None:
-    """A thread does not survive a fork; a lock that it held does."""
+    """A thread does not survive a fork, but a lock that it holds does."""
     tasks = os.listdir(f"/proc/{master.process.pid}/task")
 
     assert tasks == [str(master.process.pid)]
 
 
 def test_master_has_no_connection_and_no_event_loop(master: Server) -> None:
-    """Of sockets, the listener alone; uvloop and asyncio would poll with an epoll."""
+    """The listener is the only socket; an event loop would have opened an epoll descriptor."""
     pid = master.process.pid
     opened = [os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()]
 
@@ -66,15 +66,15 @@ def test_master_has_no_connection_and_no_event_loop(master: Server) -> None:
 
 
 def test_workers_share_memory_of_the_master(master: Server) -> None:
-    """Imported before the fork, and kept from the collector, which would write to its pages."""
-    told = json.loads(master.get("/preloaded").body)
+    """The application is imported before the fork, and exempt from garbage collection."""
+    response = json.loads(master.get("/preloaded").body)
 
-    assert told["imported_by"] == master.process.pid
-    assert told["served_by"] != master.process.pid
-    assert told["frozen"] > 10_000
+    assert response["imported_by"] == master.process.pid
+    assert response["served_by"] != master.process.pid
+    assert response["frozen"] > 10_000
 
 
-# ── What stops the start ──────────────────────────────────────────────────────────────────────
+# ── Refused starts ────────────────────────────────────────────────────────────────────────────
 
 LIBRARIES = (
     *("asyncpg", "confluent-kafka", "numpy", "opentelemetry-sdk", "psycopg[binary]", "redis"),
@@ -225,7 +225,7 @@ class Stores:
     libraries: Path
 
     def fill_in(self, text: str, **more: str) -> str:
-        """Fill in where they are."""
+        """Return the text with the addresses of the servers filled in."""
         values = {
             "host": "127.0.0.1",
             "port": str(self.postgresql.port),
@@ -282,7 +282,7 @@ def test_connection_or_thread_on_import_prevents_the_start(
     with started(project, running, tmp_path, opened) as server:
         code = server.process.wait(START_SECONDS)
 
-    # librdkafka's own begin with a percent sign.
+    # librdkafka's log lines start with a percent sign.
     lines = [line for line in server.log.splitlines() if not line.startswith(("{", "%"))]
     assert (code, len(lines)) == (3, 1), server.log
     [line] = lines
@@ -297,7 +297,7 @@ def test_connection_or_thread_on_import_prevents_the_start(
 
 
 @pytest.mark.parametrize("what", ACCEPTED)
-def test_harmless_objects_on_import_do_not_prevent_the_start(
+def test_fork_safe_objects_on_import_do_not_prevent_the_start(
     project: Project, running: Stores, tmp_path: Path, what: str
 ) -> None:
     with started(project, running, tmp_path, ACCEPTED[what]) as server:
@@ -344,7 +344,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 def test_socket_as_standard_output_does_not_prevent_the_start(
     project: Project, tmp_path: Path
 ) -> None:
-    """The journal's is a connection."""
+    """The journal's stdout is a socket."""
     port = free_port()
     env = {"BIND": f"127.0.0.1:{port}", "METRICS_PORT": "0", "WEB_CONCURRENCY": "1"}
     command = [project.program("python"), "-c", ON_A_SOCKET, str(tmp_path / "journal")]
@@ -367,7 +367,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
 
-def test_what_an_entrypoint_leaves_open_and_starts_stops_nothing(
+def test_files_and_processes_of_an_entrypoint_do_not_prevent_the_start(
     project: Project, tmp_path: Path
 ) -> None:
     port = free_port()

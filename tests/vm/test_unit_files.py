@@ -10,14 +10,14 @@ from ..harness import host
 from ..harness.project import Project
 
 EXPOSURE = 15
-"""The most that `systemd-analyze security` may find, in tenths: a plain `User=` has 92."""
+"""Maximum exposure of `systemd-analyze security`, in tenths: a plain `User=` has 92."""
 
 pytestmark = pytest.mark.parametrize("target", ["vm"], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tools() -> None:
-    """What a host has."""
+    """The programs that a host has."""
     if missing := host.missing_tools():
         pytest.skip(f"no host without {', '.join(missing)}")
 
@@ -29,19 +29,19 @@ def test_systemd_analyze_verifies_the_units(project: Project, tmp_path: Path) ->
         copies.append(tmp_path / unit.name)
         copies[-1].write_text(host.installed_here(project, unit.read_text()))
 
-    done = subprocess.run(["systemd-analyze", "verify", *copies], capture_output=True, text=True)
+    result = subprocess.run(["systemd-analyze", "verify", *copies], capture_output=True, text=True)
 
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
 def test_exposure_of_the_unit_is_low(project: Project) -> None:
     judge = ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}"]
 
-    done = subprocess.run(
+    result = subprocess.run(
         [*judge, host.unit_file(project, "service")], capture_output=True, text=True
     )
 
-    assert done.returncode == 0, done.stdout
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,15 @@ def test_exposure_of_the_unit_is_low(project: Project) -> None:
         ("[Service]\n#     IPAddressAllow=localhost\n", False),
     ],
 )
-def test_addresses_that_refuse_nothing_are_a_line(
+def test_ineffective_address_filter_prints_one_line(
     project: Project, tmp_path: Path, rights: str, refused: bool
 ) -> None:
-    """As systemd reads them. Here the deploy goes no further: there is no such host."""
+    """Checked with systemd's syntax. Without a host, the deploy stops after this check."""
     shutil.copytree(project.path / "deploy", tmp_path / "deploy")
     (tmp_path / "uv.lock").touch()
     (tmp_path / "deploy/vm/systemd/rights.conf").write_text(rights)
 
-    done = Project(tmp_path).run("deploy/vm/deploy", "--host", "host.invalid", check=False)
+    result = Project(tmp_path).run("deploy/vm/deploy", "--host", "host.invalid", check=False)
 
-    assert done.returncode != 0
-    assert ("has no effect without IPAddressDeny=any" in done.stdout) == refused, done.stdout
+    assert result.returncode != 0
+    assert ("has no effect without IPAddressDeny=any" in result.stdout) == refused, result.stdout

@@ -1,4 +1,4 @@
-"""The gunicorn worker: its end with its master, its end at once, TLS."""
+"""The gunicorn worker: a killed master, SIGQUIT, TLS."""
 
 import os
 import signal
@@ -80,7 +80,7 @@ async def socket(socket: WebSocket) -> None:
         pass
 """
 
-# What waits for the budget waits longer than a test.
+# Longer than a test, so that waiting for the budget fails it.
 CONFIGURATION = """
 exec(open("deploy/vm/gunicorn.conf.py").read())
 graceful_timeout = 3600
@@ -94,7 +94,7 @@ pytestmark = pytest.mark.parametrize("target", ["vm"], indirect=True, scope="ses
 def served(
     project: Project, directory: Path, configuration: str = CONFIGURATION, workers: int = 1
 ) -> Iterator[Server]:
-    """gunicorn with the application above; it has started or ended."""
+    """Yield gunicorn with the application above, ready or exited."""
     (directory / "ending.py").write_text(APPLICATION.format(package=project.package))
     (directory / "gunicorn.conf.py").write_text(configuration)
     port = free_port()
@@ -116,7 +116,7 @@ def has_started(server: Server) -> bool:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs: one that nothing has waited for has a directory, but no program."""
+    """Return whether a process runs; a zombie has a directory in /proc, but no program."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
     except OSError:
@@ -126,7 +126,9 @@ def lives(pid: int) -> bool:
 # ── Its end ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_master_killed_ends_workers_after_their_requests(project: Project, tmp_path: Path) -> None:
+def test_workers_of_a_killed_master_finish_their_requests_and_exit(
+    project: Project, tmp_path: Path
+) -> None:
     with served(project, tmp_path) as server, Wire(server) as client:
         (worker,) = workers(server)
         client.send(b"GET /held HTTP/1.1\r\n", HOST, b"\r\n")
@@ -138,7 +140,7 @@ def test_master_killed_ends_workers_after_their_requests(project: Project, tmp_p
                 room.recv(60)
         os.kill(worker, signal.SIGUSR2)
 
-        assert client.answer().body == b'"held"'
+        assert client.response().body == b'"held"'
         wait_until(lambda: not lives(worker), "ended")
         assert "Application shutdown complete" in server.log
         assert closed.value.rcvd
@@ -148,10 +150,10 @@ def test_master_killed_ends_workers_after_their_requests(project: Project, tmp_p
 
 @pytest.mark.parametrize("path", ["/endless", "/thread", "/uncancelled", "/blocking"])
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
-def test_sigquit_of_master_ends_it_at_once(
+def test_sigquit_of_the_master_exits_at_once(
     project: Project, tmp_path: Path, path: str, number: signal.Signals
 ) -> None:
-    """With a request that never ends, of each kind; gunicorn would wait for an hour."""
+    """With requests that never end, in coroutine and thread; gunicorn would wait for an hour."""
     with served(project, tmp_path) as server, Wire(server) as client:
         client.send(f"GET {path} HTTP/1.1\r\n".encode(), HOST, b"\r\n")
         server.wait_for_log("begun")
@@ -172,7 +174,7 @@ keyfile = {{key!r}}
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The files of a certificate for localhost that is its own authority."""
+    """The files of a self-signed certificate for localhost."""
     directory = tmp_path_factory.mktemp("tls")
     pem = {"certificate": str(directory / "cert.pem"), "key": str(directory / "key.pem")}
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
@@ -183,7 +185,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def protocol(server: Server, context: ssl.SSLContext) -> str | None:
-    """The version of TLS of a request that is answered with 200."""
+    """Return the TLS version of a request with status 200."""
     with (
         socket.create_connection(("127.0.0.1", server.port), timeout=30) as plain,
         context.wrap_socket(plain, server_hostname="localhost") as client,
@@ -196,7 +198,7 @@ def protocol(server: Server, context: ssl.SSLContext) -> str | None:
 def test_tls_settings_of_gunicorn_apply(
     project: Project, tmp_path: Path, pem: dict[str, str]
 ) -> None:
-    """The certificate, a demanded certificate of the client, the hook `ssl_context`."""
+    """Certificate, client certificate, and the hook `ssl_context`."""
     configuration = f"""
 {WITH_TLS.format(**pem)}
 import ssl
@@ -219,7 +221,7 @@ def ssl_context(_, default):
             protocol(server, trusting)
 
 
-def test_key_of_another_certificate_stops_the_start_with_a_line(
+def test_mismatched_tls_key_stops_the_start_with_one_line(
     project: Project, tmp_path: Path, pem: dict[str, str]
 ) -> None:
     key = tmp_path / "key.pem"
@@ -229,6 +231,6 @@ def test_key_of_another_certificate_stops_the_start_with_a_line(
     with served(project, tmp_path, configuration, workers=2) as server:
         assert server.process.wait(START_SECONDS) == 3
 
-    told = [event for event in server.events if event["event"].startswith("TLS does not start")]
-    assert f"keyfile={key}, certfile={pem['certificate']}: " in told[0]["event"]
+    errors = [event for event in server.events if event["event"].startswith("TLS does not start")]
+    assert f"keyfile={key}, certfile={pem['certificate']}: " in errors[0]["event"]
     assert "Traceback" not in server.log

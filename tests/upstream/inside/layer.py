@@ -1,13 +1,13 @@
-"""Puts the serving layer on every application that upstream's tests make.
+"""Install the serving layer in every application that upstream tests create.
 
-Configured by environment variables, which also reach the interpreters that a test starts:
+Configured by environment variables, which subprocesses of a test inherit:
 
 - `LAYER_SUITE`: `fastapi` or `starlette`
 - `LAYER_PACKAGE`: the package of the rendered service
-- `LAYER_ERRORS`: `problems`, or `framework` to put the framework's exception handlers back
+- `LAYER_ERRORS`: `problems`, or `framework` to restore the framework's exception handlers
 
-What the layer adds on purpose is hidden from OpenAPI documents, which upstream compares whole: the
-two health routes (they stay in the routing table) and the problem response of every operation.
+Additions of the layer are hidden from OpenAPI documents, which upstream compares whole: the two
+health routes (they stay in the routing table) and the problem response of every operation.
 """
 
 import functools
@@ -32,7 +32,7 @@ def apply() -> None:
 
 
 def layer_fastapi(serving: Any) -> None:
-    """Install the layer at the end of `FastAPI.__init__`, where a service's `app.py` does it."""
+    """Install the layer at the end of `FastAPI.__init__`, like a service's `app.py`."""
     from fastapi import FastAPI
 
     settings = serving.ServingSettings(docs=True, max_body_bytes=LARGE)
@@ -54,7 +54,7 @@ def layer_fastapi(serving: Any) -> None:
 
 
 def layer_starlette(serving: Any) -> None:
-    """Wrap every `Starlette()`, and every other ASGI application that a test client is given."""
+    """Wrap every `Starlette()`, and every other ASGI application passed to a test client."""
     from starlette.testclient import _TestClientTransport
 
     settings = serving.ServingSettings(max_body_bytes=LARGE)
@@ -76,11 +76,11 @@ def layer_starlette(serving: Any) -> None:
 
 
 def wrap(app: ASGIApp, serving: Any, settings: Any) -> ASGIApp:
-    """Any ASGI application with the layer around it."""
+    """Return an ASGI application wrapped in the layer."""
     from fastapi import FastAPI
 
     asgi, observability = serving.asgi, serving.observability
-    host = FastAPI()  # its exception handlers answer what the layer refuses
+    host = FastAPI()  # refusals of the layer use its exception handlers
     limits = asgi.limits.Limits(settings)
     log = observability.logs.configure(settings)
     access_log = observability.access_log.AccessLog(host, log, settings.log_level)

@@ -1,6 +1,6 @@
-"""The pytest plugin of each run: applies the layer, leaves trio out, writes all outcomes as JSON.
+"""The pytest plugin of each run: apply the layer, deselect trio, write all outcomes as JSON.
 
-The layer is applied when `LAYER_SUITE` is set: see `layer`.
+The layer is applied if `LAYER_SUITE` is set: see `layer`.
 """
 
 import json
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def layer_in_children() -> Iterator[None]:
-    """An interpreter that a test starts imports `sitecustomize`, which applies the layer there."""
+    """Apply the layer in Python subprocesses of tests, which import `sitecustomize`."""
     with pytest.MonkeyPatch.context() as patch:
         if "LAYER_SUITE" in os.environ:
             directory = Path(__file__).parent / "children"
@@ -39,22 +39,26 @@ def layer_in_children() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The layer runs on asyncio, as uvicorn does."""
+    """Deselect tests on trio: the layer supports asyncio only, like uvicorn."""
     config.hook.pytest_deselected(items=[item for item in items if on_trio(item)])
     items[:] = [item for item in items if not on_trio(item)]
 
 
 def on_trio(item: Any) -> bool:
-    """Whether a part of the test's id, in its brackets, says so."""
+    """Return whether the parameters of a test contain trio."""
     return hasattr(item, "callspec") and "trio" in item.callspec.id.split("-")
 
 
 class Outcomes:
-    """What came of each test."""
+    """Records the outcome of each test."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.outcomes: dict[str, str] = {}
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly:
+            self.outcomes = {item.nodeid: "collected" for item in session.items}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome

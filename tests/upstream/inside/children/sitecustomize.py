@@ -1,4 +1,4 @@
-"""Imported by every interpreter that a test of a layered run starts."""
+"""Imported by every Python subprocess of a test in a run with the layer."""
 
 import layer
 
