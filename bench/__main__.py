@@ -1,4 +1,4 @@
-"""Measures, stores figures in bench/results, draws the plots, writes the tables in the pages.
+"""Measure, store figures in bench/results, draw the plots, write the tables in the pages.
 
     .venv/bin/python -m bench [--quick] [PART …]
 

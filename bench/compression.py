@@ -71,7 +71,7 @@ NGINX_GZIP = """gzip on;
     gzip_proxied any;"""
 
 
-# The service with a prepared body, since building one takes longer than compressing it.
+# The service with a prebuilt body, because building one takes longer than compressing it.
 APPLICATION = """
 from fastapi import Response
 
@@ -145,7 +145,7 @@ def measure(size_kb: int, seconds: int, rounds: int) -> Figures:
 
 
 def tables(figures: Figures) -> dict[str, Table]:
-    """The codings, and the servers that use them."""
+    """Return the codings, and the servers that use them."""
     codings = [
         (
             f"**{row['name']}**" if row["name"] in OURS else row["name"],
@@ -164,7 +164,7 @@ def tables(figures: Figures) -> dict[str, Table]:
         )
         for row in figures["rows"]
     ]
-    head = (f"{CLIENTS} clients", "CPU a response", "responses a second", "probe, p50", "p99")
+    head = (f"{CLIENTS} clients", "CPU per response", "responses per second", "probe, p50", "p99")
     return {
         "codings": [(f"{figures['size_kb']} KiB of JSON", "KiB", "CPU ms"), *codings],
         "compression": [head, *rows],
@@ -172,7 +172,7 @@ def tables(figures: Figures) -> dict[str, Table]:
 
 
 def charts(figures: Figures) -> dict[str, Chart]:
-    """The bytes and the CPU time of each coding."""
+    """Return the bytes and the CPU time of each coding."""
 
     def panel(head: str, key: str, written: str) -> Panel:
         bars = [
@@ -187,16 +187,16 @@ def charts(figures: Figures) -> dict[str, Chart]:
 
     return {
         "compression": Chart(
-            "What a coding saves and costs",
+            "Size and CPU time of each coding",
             f"KiB and CPU milliseconds of {figures['size_kb']} KiB of JSON by coding and level;"
             " those that the service uses are green",
-            [panel("KiB that are sent", "kib", "{:.0f}"), panel("CPU, ms", "cpu_ms", "{:.1f}")],
+            [panel("size, KiB", "kib", "{:.0f}"), panel("CPU, ms", "cpu_ms", "{:.1f}")],
         )
     }
 
 
 def by_themselves(body: bytes) -> list[Figures]:
-    """The size and the CPU time of each coding and level, the plain body first."""
+    """Return the size and the CPU time of each coding and level, the plain body first."""
     taken: dict[str, list[float]] = {name: [] for name in CODINGS}
     for _ in range(9):
         for name, encode in CODINGS.items():
@@ -230,7 +230,7 @@ def prepared(directory: Path, target: str, size_kb: int) -> Project:
 
 @contextmanager
 def served(project: Project, log: Path) -> Iterator[Server]:
-    """The service in one process."""
+    """Yield the service in one process."""
     with serve(project, log, "bench_body:app", {"WEB_CONCURRENCY": "1"}) as server:
         yield server
 
@@ -254,7 +254,7 @@ def behind_nginx(
     ]
     env = {"BIND": f"unix:{socket}", "METRICS_PORT": "0", "ENVIRONMENT": "production"}
     env |= {"FORWARDED_ALLOW_IPS": "*", "WEB_CONCURRENCY": "1"}
-    if edits:  # a server in front must not request compressed responses
+    if edits:  # nginx must not request compressed responses
         site = site.replace(
             "# Keep-alive", 'proxy_set_header Accept-Encoding "";\n        # Keep-alive'
         )

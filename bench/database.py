@@ -129,7 +129,7 @@ def service(directory: Path, target: str) -> Project:
 
 
 def migrate(project: Project, settings: dict[str, str]) -> float:
-    """Migrate, and return the seconds."""
+    """Run the migration; return its duration in seconds."""
     begun = time.perf_counter()
     command = (project.program("python"), "-m", f"{project.package}.serving.database", "migrate")
     project.run(*command, env=settings)
@@ -138,7 +138,7 @@ def migrate(project: Project, settings: dict[str, str]) -> float:
 
 def tables(figures: Figures) -> dict[str, Table]:
     """Each server relative to the bare one, and the migration step."""
-    head = ("", "CPU a request", "of bare", "requests a second", "of bare", "p99")
+    head = ("", "CPU per request", "of bare", "requests per second", "of bare", "p99")
     rows = figures["rows"]
     bare = rows[0]
     lines = [

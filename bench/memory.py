@@ -25,7 +25,7 @@ from .results import Figures, Table, show, versions
 FULL, QUICK = (1, 10_000), (1, 1_000)
 PATHS = ["/health/live", "/large-response?size_kb=4", "/large-response?size_kb=100"]
 
-# What is appended to the rendered configuration.
+# Appended to the rendered configuration.
 VARIANTS = {
     "as rendered": "",
     "without gc.freeze": "del when_ready",
@@ -98,7 +98,7 @@ def charts(figures: Figures) -> dict[str, Chart]:
 
 
 def hold(project: Project, variant: str, workers: int, requests: int, directory: Path) -> float:
-    """Return the MiB of master and workers together after the load."""
+    """Return the total MiB of master and workers after the load."""
     config = directory / "gunicorn.conf.py"
     rendered_config = (project.path / "deploy/vm/gunicorn.conf.py").read_text()
     config.write_text(f"{rendered_config}\n{VARIANTS[variant]}\n")
@@ -117,8 +117,8 @@ def hold(project: Project, variant: str, workers: int, requests: int, directory:
 
 def children(process: int, workers: int) -> list[int]:
     """Return the workers; raises `AssertionError` for another number than requested."""
-    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True)
-    pids = [int(pid) for pid in found.stdout.split()]
+    result = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True)
+    pids = [int(pid) for pid in result.stdout.split()]
     assert len(pids) == workers, pids
     return pids
 

@@ -1,4 +1,4 @@
-"""Measuring tools of all parts: cores, wrk, CPU and memory of a server."""
+"""Measuring tools: cores, wrk, CPU and memory of a server."""
 
 import os
 import re
@@ -41,7 +41,7 @@ class Row:
     reports: list[Report] = field(default_factory=list)
 
     def load(self, path: str, seconds: float) -> None:
-        """A round."""
+        """Measure one round."""
         before = cpu_seconds(self.server)
         report = wrk(self.server, path, seconds)
         used = cpu_seconds(self.server) - before
@@ -49,7 +49,7 @@ class Row:
         self.reports.append(report)
 
     def figures(self) -> dict[str, str | float]:
-        """The medians."""
+        """Return the medians."""
         return {
             "name": self.name,
             "cpu_us": round(statistics.median(self.microseconds), 1),
@@ -59,7 +59,7 @@ class Row:
 
 
 def in_turn(rows: Sequence[Row], path: str, rounds: int, seconds: int) -> None:
-    """Warm the servers, then load one after the other, round by round."""
+    """Warm up the servers, then load them in turn, round by round."""
     for row in rows:
         wrk(row.server, path, 1)
     for round_number in range(1, rounds + 1):
@@ -80,7 +80,7 @@ def cores() -> tuple[int, int]:
 
 
 def memory_directory() -> str | None:
-    """A directory in memory for logs; None (temporary files) outside Linux."""
+    """Return a directory in memory for logs; None (temporary files) outside Linux."""
     return "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
@@ -101,7 +101,7 @@ def wait_until_listening(server: Server, path: Path) -> None:
 def wrk_command(
     server: Server, path: str, seconds: float, *options: str, clients: int = CLIENTS
 ) -> list[str]:
-    """Keep-alive clients, each of which sends requests one after the other."""
+    """Keep-alive clients, each of which sends requests one after another."""
     command = ["wrk", "--threads=1", f"--connections={clients}", f"--duration={seconds:g}s"]
     return [*command, "--latency", *options, f"http://127.0.0.1:{server.port}{path}"]
 
@@ -128,7 +128,7 @@ def processes(server: Server) -> dict[int, list[str]]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
+        except OSError:  # the process has ended
             continue
         if fields[3] == str(server.process.pid):
             found[int(stat.parent.name)] = fields
@@ -142,7 +142,7 @@ def cpu_seconds(*servers: Server) -> float:
 
 
 def memory(*processes: int) -> dict[str, int]:
-    """The PSS and RSS of processes together, in KiB: a page that they share counts once in PSS."""
+    """Return the total PSS and RSS of processes, in KiB; PSS counts a shared page once."""
     held = {"Pss": 0, "Rss": 0}
     for process in processes:
         rollup = Path(f"/proc/{process}/smaps_rollup").read_text()

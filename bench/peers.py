@@ -39,12 +39,12 @@ FASTAPI_TEMPLATE = "fastapi_template==6.1.2"
 FASTAPI_FULLSTACK = "fastapi-fullstack==0.2.21"
 
 LEFT_OUT = {
-    "full-stack-fastapi-template": "on no package index, and nothing here builds it from its"
-    " repository. `fastapi run, 4 workers` is the command of its image, with the bare application",
+    "full-stack-fastapi-template": "it is not on a package index. `fastapi run, 4 workers` is the"
+    " command of its image, with the bare application",
 }
-"""The templates that are not measured, and why."""
+"""Templates that are not measured, with the reason."""
 
-# The route precedes those of the template; the large one, after them all, is requested once.
+# The measured route precedes those of the template; the large one follows them.
 FIRST = """
 app.router.routes.insert(0, app.router.routes.pop())
 
@@ -84,9 +84,9 @@ def main() -> None:
 
 
 def measure(rounds: int, seconds: int) -> Figures:
-    """Medians over the rounds of each server, its memory after them, and what it was seen to do.
+    """Medians over the rounds of each server, its memory after them, and its detected features.
 
-    A template that can't be had is named with the reason, and the others are measured.
+    An unavailable template is listed in `left_out` with the reason; the others are measured.
     """
     one, other = meter.cores()
     everywhere = os.sched_getaffinity(0)
@@ -162,7 +162,7 @@ def _candidates(directory: Path, left_out: dict[str, str]) -> Iterator[Candidate
 
 
 def _ours(directory: Path, python: str) -> Iterator[Candidate]:
-    """The bare application, the naive install, and what the template renders for each target."""
+    """Yield the bare application, the naive install, and the rendered service of each target."""
     targets = {}
     for target in ("kubernetes", "vm"):
         project = replace(rendered(_empty(directory / target), deployment=target), python=python)
@@ -190,14 +190,14 @@ def _start_ours(project: Project, metrics_port: int, port: int) -> Command:
 
 
 def _fastapi_template(directory: Path, python: str) -> Iterator[Candidate]:
-    """As it is, and with gunicorn; its image runs `python -m PACKAGE` with one worker.
+    """Unchanged, and with gunicorn; its image runs `python -m PACKAGE` with one worker.
 
     The image leaves `.env` out, which has it reload on each change.
     """
     for name, options in {"uvicorn": [], "gunicorn": ["--gunicorn"]}.items():
         package = f"with_{name}"
-        answers = ["--quiet", f"--name={package}", "--api-type=rest", "--db=none", "--ci=none"]
-        project = _generate(directory, python, FASTAPI_TEMPLATE, *answers, *options, into=package)
+        arguments = ["--quiet", f"--name={package}", "--api-type=rest", "--db=none", "--ci=none"]
+        project = _generate(directory, python, FASTAPI_TEMPLATE, *arguments, *options, into=package)
         (project.path / ".env").unlink()
         with (project.path / package / "web/application.py").open("a") as application:
             application.write(IN_FACTORY.format(routes=ROUTES))
@@ -211,12 +211,12 @@ def _fastapi_template(directory: Path, python: str) -> Iterator[Candidate]:
 
 
 def _fastapi_fullstack(directory: Path, python: str) -> Iterator[Candidate]:
-    """As its image starts it, and as its Compose file for production does.
+    """With the command of its image, and with that of its production Compose file.
 
     There is always a database in it: nothing here asks for one, so none is running.
     """
-    answers = ["create", "orders", "--ai-framework=none", "--no-logfire", "--ci=none"]
-    project = _generate(directory, python, FASTAPI_FULLSTACK, *answers, into="orders/backend")
+    arguments = ["create", "orders", "--ai-framework=none", "--no-logfire", "--ci=none"]
+    project = _generate(directory, python, FASTAPI_FULLSTACK, *arguments, into="orders/backend")
     with (project.path / "app/main.py").open("a") as application:
         application.write(ROUTES)
     environment = {"ENVIRONMENT": "production", "DEBUG": "false"}
@@ -257,12 +257,12 @@ PEERS = {
 
 
 def _generate(directory: Path, python: str, package: str, *arguments: str, into: str) -> Project:
-    """What a generator from PyPI makes in a directory, with its dependencies but for those of dev.
+    """Return a project that a generator from PyPI creates, with its non-dev dependencies.
 
     Raises `AssertionError` with what was said last.
     """
     name, _, _ = package.partition("==")
-    path = os.pathsep.join([str(Path(UV).parent), os.environ["PATH"]])  # one of them looks for uv
+    path = os.pathsep.join([str(Path(UV).parent), os.environ["PATH"]])  # one generator requires uv
     generator = Project(directory, python, {"PATH": path, "UV_PYTHON_DOWNLOADS": "never"})
     generator.uv("tool", "run", "--quiet", "--from", package, name, *arguments)
     project = replace(generator, path=directory / into)
@@ -282,23 +282,23 @@ def _seen(server: Server) -> list[str]:
     """Features detected in responses, log and metrics."""
     before = server.log.count("\n")
     for _ in range(ASKED):
-        answer = server.get(PATH)
+        response = server.get(PATH)
     deadline = time.monotonic() + LOG_SECONDS
     while (lines := server.log.count("\n") - before) < ASKED and time.monotonic() < deadline:
         time.sleep(0.05)
     seen = {
         "log line": lines >= ASKED,
-        "request id": "x-request-id" in answer.headers,
+        "request id": "x-request-id" in response.headers,
         "metrics": _counted(server),
-        "security headers": "x-content-type-options" in answer.headers,
+        "security headers": "x-content-type-options" in response.headers,
         "compression": "content-encoding" in server.get("/large", **ACCEPT).headers,
-        "body limit": server.ask("POST", "/large", BODY).status == 413,
+        "body limit": server.request("POST", "/large", BODY).status == 413,
     }
     return [what for what, is_seen in seen.items() if is_seen]
 
 
 def _counted(server: Server) -> bool:
-    """Whether its metrics know the route."""
+    """Return whether its metrics have a label for the route."""
     try:
         metrics = replace(server, port=server.metrics_port).get("/metrics")
     except OSError:
@@ -310,13 +310,13 @@ def _counted(server: Server) -> bool:
 
 
 def tables(figures: Figures) -> dict[str, Table]:
-    """The figures, what each does for them, and both in short for the README."""
+    """Return the tables: figures, features, and a summary of both for the README."""
     head = (
         "one core",
         "FastAPI",
         "processes",
-        "CPU a request",
-        "requests a second",
+        "CPU per request",
+        "requests per second",
         "p99",
         "memory, PSS",
     )
@@ -355,12 +355,12 @@ def charts(figures: Figures) -> dict[str, Chart]:
     kinds = {row["name"]: row["kind"] for row in rows}
     return {
         "peers": Chart(
-            "This template beside others",
-            "Server CPU a request, requests a second, p99 and memory of the same small JSON route,"
-            " every server on one core",
+            "This template compared with others",
+            "Server CPU per request, requests per second, p99 and memory of the same small JSON"
+            " route, every server on one core",
             [
-                panel("CPU a request, µs", rows, "cpu_us", "{:.0f}", kinds),
-                panel("requests a second, one core", rows, "per_second", "{:,}", kinds),
+                panel("CPU per request, µs", rows, "cpu_us", "{:.0f}", kinds),
+                panel("requests per second, one core", rows, "per_second", "{:,}", kinds),
                 panel("p99, ms", rows, "p99_ms", "{:.1f}", kinds),
                 panel("memory of all processes, PSS, MiB", rows, "pss_mib", "{}", kinds),
             ],

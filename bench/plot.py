@@ -1,4 +1,4 @@
-"""Bar charts as SVG, the same text for the same figures; light or dark, as the reader's system.
+"""Bar charts as SVG, deterministic for the same figures, in the reader's color scheme.
 
 A row has its name and its figure above its bar, so that a chart is narrow enough for a phone.
 """
@@ -21,7 +21,7 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Bar:
-    """A row: its name, its figure as a length and as it is written, its class in STYLE."""
+    """A row: name, figure as length and as text, class in STYLE."""
 
     name: str
     figure: float
@@ -31,7 +31,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Panel:
-    """Bars to one scale, below a heading that names the unit."""
+    """Bars on one scale, below a heading with the unit."""
 
     head: str
     bars: Sequence[Bar]
@@ -49,7 +49,7 @@ class Chart:
 def panel(
     head: str, rows: Sequence[Mapping[str, Any]], key: str, written: str, kinds: Mapping[str, str]
 ) -> Panel:
-    """One figure of each row, written as the format says; `kinds` are by the rows' names."""
+    """Return one figure of each row, written as the format says; `kinds` are by the rows' names."""
     return Panel(
         head,
         [

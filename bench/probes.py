@@ -47,16 +47,16 @@ class Memory:
 
 @dataclass
 class Waits:
-    """How long the answers of a probe took, in milliseconds."""
+    """A probe, and the durations of its responses in milliseconds."""
 
     path: str
     milliseconds: list[float] = field(default_factory=list)
 
-    def ask(self, server: Server) -> None:
+    def request(self, server: Server) -> None:
         started = time.perf_counter()
-        answer = server.get(self.path)
+        response = server.get(self.path)
         self.milliseconds.append((time.perf_counter() - started) * 1000)
-        assert answer.status == 200, answer
+        assert response.status == 200, response
 
     def __str__(self) -> str:
         ordered = sorted(self.milliseconds)
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def rendered(directory: Path, **answers: object) -> Project:
-    """The service of the documentation, below an empty directory, with other answers if any."""
+    """Return the service of the documentation in an empty directory, with these answers."""
     os.environ["COPIER_SETTINGS_PATH"] = str(directory / "settings.yml")
     Path(directory, "settings.yml").write_text("{}\n")
     project = Project(directory / "service")
@@ -111,19 +111,19 @@ def under_load(
     memory: Memory,
     every: float = PROBE_EVERY_SECONDS,
 ) -> str:
-    """What wrk reports; meanwhile the probes ask and the memory is looked at."""
+    """Return the report of wrk; the probes run and the memory is sampled meanwhile."""
     command = meter.wrk_command(
         server, path, seconds, "--timeout=30s", f"--header={GZIP}", clients=clients
     )
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as wrk:
-        with ThreadPoolExecutor(max_workers=200) as asking:
+        with ThreadPoolExecutor(max_workers=200) as pool:
             answers = []
             while wrk.poll() is None:
-                answers += [asking.submit(probe.ask, server) for probe in probes]
+                answers += [pool.submit(probe.request, server) for probe in probes]
                 memory.look(server.process.pid)
                 time.sleep(every)
-        for answer in answers:
-            answer.result()
+        for response in answers:
+            response.result()
         assert wrk.stdout
         return wrk.stdout.read()
 

@@ -1,4 +1,4 @@
-"""Draws the plots in docs/bench and writes the tables in the pages, from bench/results.
+"""Draw the plots in docs/bench and write the tables in the pages, from bench/results.
 
     .venv/bin/python -m bench.report
 
@@ -22,19 +22,19 @@ OPENING = re.compile(r"^<!-- bench: ", re.M)
 
 
 class Part(Protocol):
-    """The interface of a module that measures."""
+    """The interface of a benchmark module."""
 
     @property
     def FULL(self) -> Sizes:  # noqa: N802
-        """How much is measured."""
+        """Sizes of a full run."""
 
     @property
     def QUICK(self) -> Sizes:  # noqa: N802
-        """How much in a smoke run."""
+        """Sizes of a smoke run."""
 
     @property
     def measure(self) -> Callable[..., Figures]:
-        """Takes as many numbers as FULL; gives figures that JSON can hold."""
+        """Measure; the arguments are those of FULL. Returns figures as JSON types."""
 
     def tables(self, figures: Figures) -> dict[str, Table]:
         """Return its tables, by name."""
@@ -51,11 +51,13 @@ PARTS: dict[str, Part] = {
     "memory": memory,
     "rollout": rollout,
 }
-"""In the order in which they are measured."""
+"""The parts, in the order of measurement."""
+SIZES = ("rounds", "seconds", "requests", "rate")
+"""Keys of the sizes in the results."""
 
 
 def measured() -> dict[str, Figures]:
-    """The result of each part that has been measured."""
+    """Return the result of each part that has been measured."""
     return {part: read(part) for part in PARTS if (RESULTS / f"{part}.json").exists()}
 
 
@@ -69,7 +71,7 @@ def plots(results: dict[str, Figures]) -> dict[str, str]:
 
 
 def blocks(results: dict[str, Figures]) -> dict[str, str]:
-    """Return every table, by name, with how it was measured."""
+    """Return every table by name, with a paragraph on its measurement."""
     return {
         name: f"{markdown(table)}\n{_told(part, result)}\n"
         for part, result in results.items()
@@ -78,7 +80,7 @@ def blocks(results: dict[str, Figures]) -> dict[str, str]:
 
 
 def fill(page: str, tables: dict[str, str]) -> str:
-    """A page with its tables; raises `ValueError` for one that there is not, or without an end."""
+    """Return a page with its tables. Raises `ValueError` for an unknown or unclosed table."""
     if len(OPENING.findall(page)) != len(BLOCK.findall(page)):
         raise ValueError("a <!-- bench: NAME --> has no <!-- /bench -->")
 
@@ -96,11 +98,9 @@ def _origin(part: str, result: Figures) -> str:
 
 
 def _told(part: str, result: Figures) -> str:
-    """A paragraph: the command, how much, when and where."""
+    """Return a paragraph with command, sizes, time and machine."""
     machine, figures = result["machine"], result["figures"]
-    sizes = [
-        f"{key}: {figures[key]:,}" for key in ("rounds", "seconds", "requests") if key in figures
-    ]
+    sizes = [f"{key}: {figures[key]:,}" for key in SIZES if key in figures]
     text = (
         f"`python -m bench {part}` ({', '.join(sizes)}), {result['date']}, {machine['cpu']},"
         f" {machine['cores']} cores, load {machine['load']} before."
@@ -109,7 +109,7 @@ def _told(part: str, result: Figures) -> str:
 
 
 def write() -> Iterator[str]:
-    """Write all of it; yields the paths that were written."""
+    """Write plots and tables; yield the written paths."""
     results = measured()
     PLOTS.mkdir(exist_ok=True)
     for name, picture in plots(results).items():

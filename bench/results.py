@@ -1,4 +1,4 @@
-"""The figures of each part, in bench/results, with time, machine and command."""
+"""Stored figures of each part in bench/results, with time, machine and command."""
 
 import json
 import os
@@ -22,9 +22,9 @@ class MissingError(Exception):
 
 Figures = dict[str, Any]
 Table = list[Sequence[str]]
-"""Its head, and its rows."""
+"""A table: head and rows."""
 Sizes = tuple[int, ...]
-"""How much a part measures: the numbers that its command takes."""
+"""The sizes of a measurement: the arguments of its command."""
 
 VERSIONS = """
 import importlib.metadata as m, json, platform
@@ -36,14 +36,14 @@ SERVING = ("fastapi", "starlette", "uvicorn", "gunicorn", "uvloop", "httptools")
 
 
 def versions(project: Project) -> dict[str, str]:
-    """Of what serves a project's requests."""
-    said = project.run(project.program("python"), "-c", VERSIONS % (SERVING,)).stdout
-    found: dict[str, str] = json.loads(said)
+    """Return the versions of the packages that serve a project's requests."""
+    output = project.run(project.program("python"), "-c", VERSIONS % (SERVING,)).stdout
+    found: dict[str, str] = json.loads(output)
     return dict(sorted(found.items()))
 
 
 def machine() -> dict[str, Any]:
-    """The machine; `load` is its load before the measurement."""
+    """Return the machine; `load` is its load before the measurement."""
     cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return {
         "cpu": cpu[1] if cpu else platform.machine(),
@@ -57,7 +57,7 @@ def machine() -> dict[str, Any]:
 def show(
     measure: Callable[..., Figures], tables: Callable[[Figures], dict[str, Table]], full: Sizes
 ) -> None:
-    """What a part's own command does: measure, as the command line says, and print."""
+    """Run the command of a part: measure with the sizes in `sys.argv`, and print."""
     try:
         figures = measure(*arguments(full))
     except MissingError as missing:
@@ -67,7 +67,7 @@ def show(
 
 
 def arguments(full: Sizes) -> Sizes:
-    """What the command line says, and of what it leaves out the default."""
+    """Return the sizes in `sys.argv`, completed with the defaults."""
     try:
         given = tuple(map(int, sys.argv[1:]))
     except ValueError:
@@ -98,7 +98,7 @@ def read(part: str) -> dict[str, Any]:
 
 
 def markdown(table: Table) -> str:
-    """As Markdown, figures to the right."""
+    """Return a Markdown table, with figures right-aligned."""
     head, *rows = table
     lines = [head, ("---", *["---:"] * (len(head) - 1)), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

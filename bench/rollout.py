@@ -1,19 +1,27 @@
-"""Failed requests of a rolling update, with and without the shutdown budget.
+"""Rolling updates on a real Kubernetes under load: failed requests, latency, and duration.
 
-    .venv/bin/python -m bench.rollout [ROUNDS [REQUESTS]]
+    .venv/bin/python -m bench.rollout [RATE [PODS …]]
 
-The rendered image and its production overlay, two pods run by podman, and a Service before them
-that hears of its endpoints 1.5 s late; see tests/harness/cluster.py. The budget has two parts that
-can be taken away: the pause before SIGTERM (`preStop`) and the drain after it. Sums of the rounds.
+The rendered service in production, on a cluster of two nodes (tests/harness/kubernetes.py), under a
+load of RATE requests per second through its Service. Each number of pods is replaced once, the
+first also without preStop and drain.
 """
 
+import asyncio
+import json
+import re
+import subprocess
+import time
 import uuid
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from statistics import quantiles
 from tempfile import TemporaryDirectory
 
-from tests.harness import cluster, pods
-from tests.harness.cluster import ENDPOINT_LAG
+from tests.harness import kubernetes, network, pods
+from tests.harness.kubernetes import Service
+from tests.harness.load import Load
 from tests.harness.pods import Deployment
 
 from . import meter
@@ -21,45 +29,98 @@ from .plot import Bar, Chart, Panel
 from .probes import rendered
 from .results import Figures, MissingError, Table, show
 
-FULL, QUICK = (1, 8_000), (1, 2_000)
-
-CASES = {
-    "as rendered": (True, True),
-    "without the drain": (True, False),
-    "without preStop": (False, True),
-    "without both": (False, False),
-}
-"""Whether there is preStop, and the drain."""
+FULL, QUICK = (300, 3, 10, 40), (100, 3)
+PATHS = [*["/health/live", "/large-response?size_kb=4"] * 4, "/large-response?size_kb=64"]
+SECONDS_BEFORE = 10
+SECONDS_OF_WRK = 10
+LIMIT_SECONDS = 900
+# Each node has the cores of this machine, and must have room for the requests of 40 pods.
+SMALL = json.dumps(
+    [
+        {
+            "op": "replace",
+            "path": "/spec/template/spec/containers/0/resources/requests/cpu",
+            "value": "10m",
+        }
+    ]
+)
 
 
 def main() -> None:
     show(measure, tables, FULL)
 
 
-def measure(rounds: int, requests: int) -> Figures:
-    """Return the outcomes of the requests; raises `MissingError` if a tool is missing."""
-    if missing := cluster.missing_tools():
+def measure(rate: int, *numbers: int) -> Figures:
+    """Return a row for each rolling update; raises `MissingError` if a tool is missing."""
+    if missing := kubernetes.missing_tools():
         raise MissingError(f"bench.rollout: it needs {', '.join(missing)}")
-    counted = {case: {"answered": 0, "lost": 0, "failed": 0, "refused": 0} for case in CASES}
     with TemporaryDirectory() as directory:
-        slug = f"orders-{uuid.uuid4().hex[:8]}"  # and so the image, whatever else runs here
+        slug = f"orders-{uuid.uuid4().hex[:8]}"  # a unique name for the image
         project = rendered(Path(directory), project_slug=slug, request_timeout_seconds=5)
         deployment = Deployment.production(project)
         meter.say("  building the image")
-        with pods.image(deployment):
-            without = cluster.without_drain(deployment)
-            for number in range(1, rounds + 1):
-                for case, (pre_stop, drain) in CASES.items():
-                    meter.say(f"  round {number} of {rounds}: {case}")
-                    with (
-                        TemporaryDirectory() as files,
-                        cluster.run(deployment if drain else without, Path(files)) as running,
-                    ):
-                        _, tally = running.update_under_load(requests, pre_stop=pre_stop)
-                    for what, count in asdict(tally).items():
-                        counted[case][what] += count
-    rows = [{"name": case, **counts} for case, counts in counted.items()]
-    return {"rounds": rounds, "requests": requests, "lag_seconds": ENDPOINT_LAG, "rows": rows}
+        with pods.image(deployment), kubernetes.run() as cluster:
+            service = Service(cluster, deployment)
+            service.install()
+            service.kubectl("patch", "deployment", service.name, "--type=json", f"--patch={SMALL}")
+            client = cluster.client("ingress")
+            speed = requests_per_second(service, client)
+            rows = []
+            for number in numbers:
+                name = "as rendered" if number == numbers[0] else f"as rendered, {number} pods"
+                rows.append({"name": name, **roll_out(service, client, rate, number)})
+            service.scale(numbers[0])
+            without = service.without_shutdown()
+            service.kubectl("patch", "deployment", service.name, f"--patch={without}")
+            service.wait_for_rollout()
+            rows.append(
+                {"name": "without preStop and drain", **roll_out(service, client, rate, numbers[0])}
+            )
+    return {"rate": rate, **speed, "rows": rows}
+
+
+def roll_out(service: Service, client: Path, rate: int, number: int) -> Figures:
+    """Replace `number` pods under load; return the figures."""
+    meter.say(f"  {number} pods")
+    service.scale(number)
+
+    async def run() -> Figures:
+        load = Load(80, PATHS, rate=rate, namespace=client, host=service.address)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await asyncio.sleep(SECONDS_BEFORE)
+            before, begun = len(load.milliseconds), time.monotonic()
+            await asyncio.to_thread(service.restart)
+            seconds = time.monotonic() - begun
+            tally = await load.stop()
+        outcome = asdict(tally)
+        del outcome["posted"]
+        return {
+            "pods": number,
+            "seconds": round(seconds),
+            **outcome,
+            "p99_before_ms": round(p99(load.milliseconds[:before]), 1),
+            "p99_ms": round(p99(load.milliseconds[before:]), 1),
+        }
+
+    return asyncio.run(run())
+
+
+def p99(milliseconds: list[float]) -> float:
+    return quantiles(milliseconds, n=100)[-1]
+
+
+def requests_per_second(service: Service, client: Path) -> Figures:
+    """Return the requests per second of one pod, and of all pods through the Service."""
+    found = {}
+    pod = service.pods()[0]["status"]["podIP"]
+    for name, host, port in (("pod", pod, 8000), ("service", service.address, 80)):
+        # Network policies apply to a new client with a delay.
+        service.cluster.wait_until(partial(network.accepts, port, client, host), "reached")
+        wrk = ("wrk", "--threads=1", "--connections=16", f"--duration={SECONDS_OF_WRK}s")
+        command = ["nsenter", f"--net={client}", *wrk, f"http://{host}:{port}/health/live"]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        [found[f"per_second_{name}"]] = map(float, re.findall(r"Requests/sec: *([\d.]+)", output))
+    return found
 
 
 def failures(row: Figures) -> int:
@@ -72,34 +133,34 @@ def tables(figures: Figures) -> dict[str, Table]:
     rows = [
         (
             row["name"],
+            f"{row['pods']}",
             f"{failures(row):,}",
             f"{row['answered'] + failures(row):,}",
-            f"{row['lost']:,}",
-            f"{row['refused']:,}",
-            f"{row['failed']:,}",
+            f"{row['p99_before_ms']:.1f}",
+            f"{row['p99_ms']:.1f}",
+            f"{row['seconds']}",
         )
         for row in figures["rows"]
     ]
-    head = ("a rolling update", "failed", "of", "cut off", "refused", "answered with an error")
+    head = ("a rolling update", "pods", "failed", "of", "p99 before, ms", "p99, ms", "seconds")
     return {"rollout": [head, *rows]}
 
 
 def charts(figures: Figures) -> dict[str, Chart]:
-    """The failures of each case."""
+    """Return the failures of each case."""
     bars = [
         Bar(
             row["name"],
             failures(row),
             f"{failures(row):,} of {row['answered'] + failures(row):,}",
-            "ours" if row["name"] == "as rendered" else "bad",
+            "bad" if row["name"] == "without preStop and drain" else "ours",
         )
         for row in figures["rows"]
     ]
     return {
         "rollout": Chart(
-            "Requests that fail in a rolling update",
-            "With the shutdown budget, without the drain, without preStop, and without both;"
-            f" the balancer hears of its endpoints {figures['lag_seconds']} s late",
+            "Failed requests in a rolling update",
+            "On a real cluster of two nodes, as rendered, and without preStop and drain",
             [Panel("failed requests", bars)],
         )
     }

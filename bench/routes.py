@@ -4,7 +4,7 @@
 
 Bare FastAPI and the complete service have the same routes in the same order and run throughout, on
 one core; the clients, on another, load one after the other, round by round. Five figures of each:
-requests a second of a `def` route that waits for 100 and for 10 ms, messages a second of a
+requests per second of a `def` route that waits for 100 and for 10 ms, messages per second of a
 WebSocket echo, the first byte of a compressible stream, and the health check while `def` routes
 compute. Medians over the rounds; the p99 of the health check is of all rounds together, since each
 has few of them.
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def measure(rounds: int, seconds: int) -> Figures:
-    """What each case measured of the bare application and of the complete service."""
+    """Return the figures of each case, for the bare application and the complete service."""
     one, other = meter.cores()
     everywhere = os.sched_getaffinity(0)
     with TemporaryDirectory(dir=meter.memory_directory()) as directory, ExitStack() as stack:
@@ -109,13 +109,11 @@ def measure(rounds: int, seconds: int) -> Figures:
         os.sched_setaffinity(0, {other})
         for case in CASES:
             for server in servers.values():
-                case.measure(server, 1)  # until it is warm
+                case.measure(server, 1)  # warm up
         samples: dict[tuple[str, str], list[float]] = {}
         for number in range(1, rounds + 1):
             meter.say(f"  round {number} of {rounds}: {len(CASES)} cases, {seconds} s each, twice")
-            in_order = list(servers.items())[
-                :: 1 if number % 2 else -1
-            ]  # neither always comes first
+            in_order = list(servers.items())[:: 1 if number % 2 else -1]  # in alternating order
             for case in CASES:
                 for name, server in in_order:
                     seen = case.measure(server, seconds)
@@ -134,7 +132,7 @@ def measure(rounds: int, seconds: int) -> Figures:
 
 
 def tables(figures: Figures) -> dict[str, Table]:
-    """Both servers, and the complete one relative to the bare one."""
+    """Return the table: both servers, and the complete one relative to the bare one."""
     rows = [
         (
             f"{row['name']}, {row['unit']}",
@@ -148,7 +146,7 @@ def tables(figures: Figures) -> dict[str, Table]:
 
 
 def charts(figures: Figures) -> dict[str, Chart]:
-    """A panel for each case."""
+    """Return a panel for each case."""
     panels = [
         Panel(
             f"{row['name']}, {row['unit']}",
@@ -161,7 +159,7 @@ def charts(figures: Figures) -> dict[str, Chart]:
     ]
     return {
         "routes": Chart(
-            "What the serving layer costs in threads, WebSockets and streams",
+            "Cost of the serving layer for threads, WebSockets and streams",
             "Bare FastAPI and the complete service on one core: a def route that waits, a WebSocket"
             " echo, the first byte of a stream, the health check while def routes compute",
             panels,
@@ -170,16 +168,16 @@ def charts(figures: Figures) -> dict[str, Chart]:
 
 
 def waiting(milliseconds: int, server: Server, seconds: float) -> list[float]:
-    """Requests a second of a `def` route that sleeps."""
+    """Return the requests per second of a `def` route that sleeps."""
     path = f"/wait?milliseconds={milliseconds}"
     command = meter.wrk_command(server, path, seconds, clients=CLIENTS)
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return [meter.read(done.stdout).per_second]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [meter.read(result.stdout).per_second]
 
 
 def echoed(server: Server, seconds: float) -> list[float]:
     """Messages per second that a server echoes; all clients send, then all receive."""
-    sent, answer = b"\x81\x85\0\0\0\0hello", b"\x81\x05hello"  # a text frame, masked with zeros
+    sent, response = b"\x81\x85\0\0\0\0hello", b"\x81\x05hello"  # a text frame, masked with zeros
     with ExitStack() as stack:
         clients = [stack.enter_context(websocket(server)) for _ in range(WEBSOCKETS)]
         begun, messages = time.perf_counter(), 0
@@ -187,13 +185,13 @@ def echoed(server: Server, seconds: float) -> list[float]:
             for client in clients:
                 client.sendall(sent)
             for client in clients:
-                assert client.recv(len(answer), MSG_WAITALL) == answer
+                assert client.recv(len(response), MSG_WAITALL) == response
             messages += len(clients)
         return [messages / (time.perf_counter() - begun)]
 
 
 def websocket(server: Server) -> socket:
-    """An open WebSocket."""
+    """Return an open WebSocket."""
     client = connected(server)
     client.sendall(request("/echo", HANDSHAKE))
     head = b""
@@ -204,7 +202,7 @@ def websocket(server: Server) -> socket:
 
 
 def first_byte(server: Server, seconds: float) -> list[float]:
-    """The median of the milliseconds from a request to the first byte of its stream."""
+    """Return the median of the milliseconds from a request to the first byte of its stream."""
     name, value = GZIP.split(": ")
     waits = []
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
@@ -222,24 +220,24 @@ def first_byte(server: Server, seconds: float) -> list[float]:
 
 
 def health_check(server: Server, seconds: float) -> list[float]:
-    """The milliseconds of each health check while all threads turn a megabyte into JSON."""
+    """Return the milliseconds of each health check while all threads turn a megabyte into JSON."""
     probe = Waits("/health/live")
     report = under_load(
         server, "/compute", CLIENTS, seconds, [probe], Memory(), every=PROBE_EVERY_SECONDS
     )
-    assert "Non-2xx" not in report, report  # in a second there may be no answer at all
-    server.get("/compute")  # it comes after those that wrk has left
+    assert "Non-2xx" not in report, report  # a short run may have no response
+    server.get("/compute")  # wait for the requests that wrk has left
     return probe.milliseconds
 
 
 def p99(samples: list[float]) -> float:
-    """The 99th percentile."""
+    """Return the 99th percentile."""
     return sorted(samples)[int(len(samples) * 0.99)]
 
 
 @dataclass(frozen=True)
 class Case:
-    """Something that is measured of each server, and what is told of all its samples."""
+    """A measurement, and the aggregate of its samples."""
 
     name: str
     unit: str
@@ -251,12 +249,12 @@ CASES = (
     *(
         Case(
             f"a def route of {milliseconds} ms, {CLIENTS} clients",
-            "requests a second",
+            "requests per second",
             partial(waiting, milliseconds),
         )
         for milliseconds in (100, 10)
     ),
-    Case("a WebSocket echo", "messages a second", echoed),
+    Case("a WebSocket echo", "messages per second", echoed),
     Case("the first byte of a stream", "ms", first_byte),
     Case("health while def routes compute", "p99, ms", health_check, p99),
 )

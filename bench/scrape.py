@@ -97,7 +97,7 @@ def main() -> None:
 
 @contextmanager
 def serve(project: Project, directory: Path, env: dict[str, str]) -> Iterator[Server]:
-    """The application above; of the VM's 4 workers one is left, with the files of all."""
+    """Yield the application above; on a VM, one of 4 workers remains, with the files of all."""
     port, metrics_port = free_port(), free_port()
     command, options = start_command(project, "scraped:app", port)
     variables = {"METRICS_PORT": str(metrics_port), "LOG_LEVEL": "warning", **env}
@@ -114,7 +114,7 @@ def serve(project: Project, directory: Path, env: dict[str, str]) -> Iterator[Se
 
 
 def measure(server: Server, scrapes: int) -> tuple[float, float, float, int]:
-    """Medians: the longest time without a scrape, with one, how long one takes, and its bytes."""
+    """Return medians: longest delay without and with a scrape, and its duration and bytes."""
     idle, held, takes, size = [], [], [], 0
     for _ in range(scrapes):
         get(server.port, "/longest")

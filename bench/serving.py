@@ -39,7 +39,7 @@ class Order(BaseModel):
 async def order(id: int) -> Order:
     return Order(id=id, state="paid", total=12.5)
 """
-# With that many routes before it, which FastAPI matches one after the other.
+# With this many routes before it, which FastAPI matches one after another.
 BARE = """
 from fastapi import APIRouter, FastAPI
 
@@ -74,7 +74,7 @@ WITHOUT = {
         "app, lifespan=lifespan, http=lambda inner: inner, websocket=lambda inner: inner)",
     ),
 }
-# `patch` raises `AttributeError` when there is nothing of that name.
+# `patch` raises `AttributeError` for a name that does not exist.
 COMPLETE = """
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -89,7 +89,7 @@ app = create_app()
 """
 
 
-# The name of a server, its application, and what its command has instead.
+# The name of a server, its application, and replacements in its command.
 Candidate = tuple[str, str, dict[str, str]]
 
 
@@ -122,9 +122,9 @@ def measure(rounds: int, seconds: int) -> Figures:
 
 
 def tables(figures: Figures) -> dict[str, Table]:
-    """All rows, and those that tell what the event loop and the parser do."""
+    """Return the tables: all rows, and those for event loop and parser."""
     bare = figures["rows"][0]
-    head = ("", "CPU a request", "of bare", "requests a second", "of bare", "p99")
+    head = ("", "CPU per request", "of bare", "requests per second", "of bare", "p99")
     lines = {
         row["name"]: (
             row["name"],
@@ -148,12 +148,12 @@ def charts(figures: Figures) -> dict[str, Chart]:
     rows, kinds = figures["rows"], {"complete": "ours", "naive": "bad"}
     return {
         "serving": Chart(
-            "What the serving layer costs",
-            "Server CPU a request, requests a second and p99 of a small JSON route on one core:"
+            "Cost of the serving layer",
+            "Server CPU per request, requests per second and p99 of a small JSON route on one core:"
             " bare FastAPI, the naive install, the serving layer complete and without each part",
             [
-                panel("CPU a request, µs", rows, "cpu_us", "{:.0f}", kinds),
-                panel("requests a second", rows, "per_second", "{:,}", kinds),
+                panel("CPU per request, µs", rows, "cpu_us", "{:.0f}", kinds),
+                panel("requests per second", rows, "per_second", "{:,}", kinds),
                 panel("p99, ms", rows, "p99_ms", "{:.1f}", kinds),
             ],
         )
@@ -161,7 +161,7 @@ def charts(figures: Figures) -> dict[str, Chart]:
 
 
 def servers(package: str) -> list[Candidate]:
-    """The name of each, its application, and what its command has instead."""
+    """Return the name of each server, its application, and replacements in its command."""
     slow = {"uvloop": "asyncio", "httptools": "h11"}
     bare: list[Candidate] = [("bare", BARE + ROUTE, {}), ("bare again", BARE + ROUTE, {})]
     ours: list[Candidate] = [("complete", complete(package) + ROUTE, {})]
@@ -172,14 +172,14 @@ def servers(package: str) -> list[Candidate]:
 
 
 def complete(package: str, replace: str = "") -> str:
-    """The service with its serving layer, of which something may be replaced."""
+    """Return the source of the service, with replacements in its serving layer."""
     return COMPLETE.format(package=package, replace=replace)
 
 
 def started(
     project: Project, name: str, code: str, instead: dict[str, str], core: int
 ) -> AbstractContextManager[Server]:
-    """The server of an application, on one core."""
+    """Return the server of an application, on one core."""
     port = free_port()
     command, environment = start(project, name, code, instead, port)
     command = ["taskset", "--cpu-list", str(core), *command]
@@ -190,7 +190,7 @@ def started(
 def start(
     project: Project, name: str, code: str, instead: dict[str, str], port: int
 ) -> tuple[list[str], dict[str, str]]:
-    """The command of an application's server, as the image or the unit has it, and its settings."""
+    """Return the server command of an application, as in the image or unit, and its settings."""
     (project.path / f"{module(name)}.py").write_text(code)
     command, environment = start_command(project, f"{module(name)}:app", port)
     command = [instead.get(word, word) for word in command]
@@ -200,7 +200,7 @@ def start(
 
 
 def module(name: str) -> str:
-    """What the application of that name is imported as."""
+    """Return the import string of an application."""
     return "bench_" + re.sub(r"\W", "_", name)
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/kubernetes-shutdown.svg: how a pod stops, to scale, from the rendered files.
+"""Draw docs/kubernetes-shutdown.svg: the shutdown of a pod, to scale, from the rendered files.
 
 .venv/bin/python -m bench.timeline
 """
@@ -47,16 +47,16 @@ def phases(project: Project) -> list[Phase]:
     in_flight = int(dict(itertools.pairwise(command))["--timeout-graceful-shutdown"])
     left = pod["terminationGracePeriodSeconds"] - (pre_stop + announce + settle + in_flight)
     return [
-        Phase(pre_stop, "preStop sleeps: every balancer lets go of the pod", "serves"),
-        Phase(announce, "SIGTERM: readiness says 503, all else is served", "serves"),
-        Phase(settle, "each answer says Connection: close", "drains"),
-        Phase(in_flight, "until nothing is in flight; late connections are served", "drains"),
-        Phase(left, "at the most: the lifespan ends, exit; then SIGKILL", "ends"),
+        Phase(pre_stop, "preStop sleeps: load balancers remove the pod", "serves"),
+        Phase(announce, "SIGTERM: readiness returns 503, other requests are served", "serves"),
+        Phase(settle, "each response has Connection: close", "drains"),
+        Phase(in_flight, "in-flight requests complete; late connections are served", "drains"),
+        Phase(left, "at most: lifespan shutdown and exit; then SIGKILL", "ends"),
     ]
 
 
 def draw(phases: list[Phase]) -> str:
-    """A row for each phase: its bar, and above that from when to when, and what."""
+    """Return a row for each phase: its bar, and above it start, end and description."""
     total = sum(phase.seconds for phase in phases)
     shapes, start = [], 0.0
     for row, phase in enumerate(phases):
@@ -74,7 +74,7 @@ def draw(phases: list[Phase]) -> str:
     box = f"-8 0 {WIDTH + 16} {height}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{box}" role="img">\n'
-        f"<title>A pod that stops, from its deletion to SIGKILL after {total:g} s</title>\n"
+        f"<title>Shutdown of a pod, from its deletion to SIGKILL after {total:g} s</title>\n"
         f"<style>{STYLE}</style>\n" + "\n".join(shapes) + "\n</svg>\n"
     )
 

@@ -2,9 +2,9 @@
 
     .venv/bin/python -m bench.workers [SECONDS [ROUNDS]]
 
-Of each worker class: an application without the serving layer, in one process that has a core to
-itself while wrk has another. Then with the layer, where it is ours, how it ends and what its
-clients lose. Last, the service with 1 to 4 workers, which share all cores with wrk.
+Measures each worker class with an application without the serving layer, in one process on its own
+core, with wrk on another; then, for the template's worker with the layer, its shutdown and the
+failed requests; and the service with 1 to 4 workers, which share all cores with wrk.
 """
 
 import asyncio
@@ -95,7 +95,7 @@ CLIENT = "198.51.100.7"
 
 @dataclass(frozen=True)
 class Bench:
-    """A rendered service with a budget of one second, and where its files are."""
+    """A rendered service with a budget of one second, and its paths."""
 
     project: Project
     directory: Path
@@ -111,7 +111,7 @@ class Bench:
         core: int | None = None,
         bind: str = "",
     ) -> Iterator[Server]:
-        """The application under a worker class, ready; ours with the serving layer if `layer`."""
+        """Yield a ready application under a worker class; with the serving layer if `layer`."""
         port = free_port()
         file = self.directory / f"{port}.conf.py"
         worker_class = CLASSES[name].format(package=self.project.package)
@@ -140,7 +140,7 @@ def main() -> None:
         project.uv("pip", "install", "--quiet", "--python", python, "uvicorn-worker")
         (project.path / "watched.py").write_text(APPLICATION.format(package=project.package))
         bench = Bench(project, Path(directory))
-        table(["CPU µs a request", *cpu(bench, seconds, rounds)])
+        table(["CPU µs per request", *cpu(bench, seconds, rounds)])
         table(
             ["client behind the unix socket", *(forwarded(bench, name) for name in CLASSES)],
             ["a connection idle for 3 s", *(kept(bench, name) for name in CLASSES)],
@@ -150,20 +150,20 @@ def main() -> None:
             ["recycled each 350 requests", *(asyncio.run(recycled(bench, n)) for n in CLASSES)],
             ["5 SIGTERM under load", *(asyncio.run(stopped(bench, name)) for name in CLASSES)],
         )
-        print("\n| workers | requests a second | p99 |\n|---|---|---|")
+        print("\n| workers | requests per second | p99 |\n|---|---|---|")
         for workers, (rate, p99) in counts(bench, seconds, rounds).items():
             print(f"| {workers} | {rate:,.0f} | {p99:.1f} ms |")
 
 
 def table(*rows: list[str]) -> None:
-    """A row for each measure, a column for each worker class."""
+    """Return the table: a row per measure, a column per worker class."""
     print(f"\n| | {' | '.join(CLASSES)} |\n|---|{'---|' * len(CLASSES)}")
     for row in rows:
         print(f"| {' | '.join(row)} |", flush=True)
 
 
 def cpu(bench: Bench, seconds: int, rounds: int) -> list[str]:
-    """Medians of interleaved rounds, and what they are of ours."""
+    """Return medians of interleaved rounds, and their ratio to the template's worker."""
     one, other = meter.cores()
     spent: dict[str, list[float]] = {name: [] for name in CLASSES}
     with ExitStack() as started:
@@ -179,7 +179,7 @@ def cpu(bench: Bench, seconds: int, rounds: int) -> list[str]:
 
 
 def children(server: Server) -> list[int]:
-    """The workers of a master."""
+    """Return the workers of a master."""
     master = server.process.pid
     found = Path(f"/proc/{master}/task/{master}/children").read_text()
     return [int(child) for child in found.split()]
@@ -193,8 +193,8 @@ def forwarded(bench: Bench, name: str) -> str:
         nginx.connect(str(path))
         header = f"X-Forwarded-For: {CLIENT}\r\nConnection: close\r\n"
         nginx.sendall(request("/client", header))
-        answer = b"".join(iter(lambda: nginx.recv(2**16), b""))
-    return "the client" if CLIENT.encode() in answer else answer.rpartition(b"\n")[2].decode()
+        response = b"".join(iter(lambda: nginx.recv(2**16), b""))
+    return "the client" if CLIENT.encode() in response else response.rpartition(b"\n")[2].decode()
 
 
 def kept(bench: Bench, name: str) -> str:
@@ -209,7 +209,7 @@ def kept(bench: Bench, name: str) -> str:
 
 
 def ended(bench: Bench, name: str, path: str) -> str:
-    """Return how long a server with an open request takes to exit, and if its lifespan ends."""
+    """Return the seconds until a server with an open request exits, and if its lifespan ends."""
     with bench.serve(name, layer=True) as server, connected(server) as client:
         client.sendall(request(path, HANDSHAKE if path == "/socket" else ""))
         if path == "/socket":
@@ -266,7 +266,7 @@ def told(tally: Tally) -> str:
 
 
 def counts(bench: Bench, seconds: int, rounds: int) -> dict[int, tuple[float, float]]:
-    """Medians of interleaved rounds: requests a second, and the 99th percentile in ms."""
+    """Medians of interleaved rounds: requests per second, and the 99th percentile in ms."""
     seen: dict[int, list[tuple[float, float]]] = {}
     with ExitStack() as started:
         servers = {
