@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from copier._main import Worker
 from jinja2 import Environment, nodes
 from pytest_copie.plugin import Copie
 from xdist.remote import Producer
@@ -63,8 +65,12 @@ def separate_temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="session", autouse=True)
-def keep_compiled_templates() -> Iterator[None]:
-    """Cache compiled Jinja templates between renders: compilation takes most of the time."""
+def faster_renders() -> Iterator[None]:
+    """Render the same files in a third of the CPU time.
+
+    Compiled Jinja templates are kept between renders. YAML is parsed in C. Copier does not run
+    `git config` after each file: it asks whether git ignores the mode of files, as on Windows.
+    """
     compile_template: Callable[..., object] = Environment.compile
     compiled: dict[tuple[object, ...], object] = {}
 
@@ -85,6 +91,8 @@ def keep_compiled_templates() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Environment, "compile", compile_once)
+        patch.setattr(yaml, "SafeLoader", yaml.CSafeLoader)
+        patch.setattr(Worker, "_sync_git_index_executable_bit", lambda *_: None)
         yield
 
 
