@@ -25,6 +25,8 @@ FOREIGN_WORDS = {
     "kubernetes": r"gunicorn|systemd|systemctl|journald|journalctl|nginx|compose|\bvms?\b",
     "vm": r"kube|\bk8s\b|\bpods?\b|kustomi[sz]e|helm|ingress|configmap|\bclusters?\b|replica",
 }
+# Words for people, which older comments used for machines.
+PEOPLE = r"\b(nobody|whoever|who)\b"
 EVERY_COMBINATION = list(itertools.product(TARGETS, PYTHONS))
 
 # Files that each answer adds; "none" adds no file.
@@ -238,6 +240,7 @@ def test_answers_file_has_no_computed_value(render: Render, target: str) -> None
         "dependency_updates",
         "deployment",
         "description",
+        "keep_comments",
         "load_balancer_seconds",
         "package_name",
         "project_name",
@@ -258,6 +261,19 @@ def test_answer_to_an_unknown_question_is_an_error_in_the_harness(
     """Copier ignores `deplyo=vm` silently; these tests must not."""
     with pytest.raises(KeyError, match="deplyo"):
         render_with(template, tmp_path / "shop", {"deplyo": "vm"})
+
+
+@pytest.mark.parametrize("database", ["none", "postgresql"])
+def test_rendered_files_have_no_words_for_people(
+    render: Render, target: str, database: str
+) -> None:
+    found = {
+        f"{name}: {match[0]}"
+        for name, text in texts(render(deployment=target, database=database)).items()
+        for match in re.finditer(PEOPLE, text, re.IGNORECASE)
+    }
+
+    assert found == set()
 
 
 # ── README ────────────────────────────────────────────────────────────────────────────────

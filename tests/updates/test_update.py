@@ -45,7 +45,9 @@ first_and_last = pytest.mark.parametrize("version", [*releases()][:: len(release
 def copied(template: Path, tmp_path: Path) -> Callable[..., Project]:
     """Copy a service from a ref of the template and commit it."""
 
-    def copied(target: str, ref: str = LATEST, source: Path = template, **answers: str) -> Project:
+    def copied(
+        target: str, ref: str = LATEST, source: Path = template, **answers: object
+    ) -> Project:
         destination = tmp_path / f"{target}-{len(list(tmp_path.iterdir()))}"
         given = {"project_name": NAME, "deployment": target, **answers}
         render(source, destination, given, ref)
@@ -132,9 +134,9 @@ def test_update_of_an_unedited_service_equals_a_fresh_copy(
     update(project, LATEST)
 
     # Kubernetes services of before 0.5.0 keep the route in the base, where their edits are.
-    is_before = tuple(map(int, version.split("."))) < (0, 5, 0)
-    manifest = "base" if target == "kubernetes" and is_before else "component"
-    fresh = copied(target, route_manifest=manifest)
+    numbers = tuple(map(int, version.split(".")))
+    manifest = "base" if target == "kubernetes" and numbers < (0, 5, 0) else "component"
+    fresh = copied(target, route_manifest=manifest, keep_comments=numbers < (0, 6, 0))
     assert conflicts(project) == []
     seeds = {file for file in tree(fresh) if owner(file, project.package) == "team"}
     updated, wanted = tree(project), tree(fresh)
@@ -173,18 +175,21 @@ def test_tests_of_an_edited_service_pass_after_an_update(
     assert "passed" in project.uv("run", "--quiet", "pytest").stdout
 
 
+@every_target
 @pytest.mark.parametrize("version", [v for v in releases() if v >= "0.4.0"])
-def test_changed_body_limit_of_the_site_survives_an_update(
-    copied: Callable[..., Project], version: str
+def test_changed_line_beside_a_comment_survives_an_update(
+    copied: Callable[..., Project], version: str, target: str
 ) -> None:
-    """Teams edit this line (docs/how-to/customise.md); a change next to it would conflict."""
-    project = copied("vm", f"v{version}")
+    """Teams edit these lines (docs/how-to/customise.md); a changed comment would conflict."""
+    project = copied(target, f"v{version}")
     team = Team(project)
-    team.replace(
-        f"deploy/vm/nginx/{project.answers['project_slug']}.conf",
-        "client_max_body_size 1m;",
-        "client_max_body_size 20m;",
-    )
+    if target == "vm":
+        site = f"deploy/vm/nginx/{project.answers['project_slug']}.conf"
+        team.replace(site, "client_max_body_size 1m;", "client_max_body_size 20m;")
+    else:
+        network = f"- FORWARDED_ALLOW_IPS={project.answers['proxy_network']}"
+        file = "deploy/kubernetes/base/kustomization.yaml"
+        team.replace(file, network, "- FORWARDED_ALLOW_IPS=192.0.2.0/24")
     edits = team.commit()
 
     update(project, LATEST)
