@@ -11,6 +11,8 @@ import pytest
 from .template import ROOT
 
 TOOLS = ROOT / "tests/cluster/tools"
+QUICK = "'-gcflags=all=-dwarf=false -l'"
+"""Options with which the compiler takes less time: no debug information, no inlined functions."""
 
 
 def program() -> str | None:
@@ -29,7 +31,7 @@ def go(module: str, *arguments: str, stdin: str = "") -> subprocess.CompletedPro
         input=stdin,
         capture_output=True,
         text=True,
-        env={**os.environ, "GOFLAGS": f"{os.environ.get('GOFLAGS', '')} -mod=readonly"},
+        env={**os.environ, "GOFLAGS": f"{os.environ.get('GOFLAGS', '')} -mod=readonly {QUICK}"},
     )
 
 
