@@ -132,9 +132,9 @@ def served(
     env: Mapping[str, str] | None = None,
     *,
     max_requests: int = 0,
-    workers: int = 2,
+    processes: int = 2,
 ) -> Iterator[Server]:
-    """Yield the application above, ready, with its metrics on a free port."""
+    """Yield the application above, all workers started, with its metrics on a free port."""
     (directory / "counting.py").write_text(APPLICATION.format(package=project.package))
     configuration = directory / "gunicorn.conf.py"
     configuration.write_text(CONFIGURATION.format(max_requests=max_requests))
@@ -146,13 +146,16 @@ def served(
         **options,
         "METRICS_PORT": str(metrics_port),
         "PYTHONPATH": str(directory),
-        "WEB_CONCURRENCY": str(workers),
+        "WEB_CONCURRENCY": str(processes),
         **(env or {}),
     }
-    if "kubernetes" in project.answers.values():
+    on_kubernetes = "kubernetes" in project.answers.values()
+    if on_kubernetes:
         del variables["WEB_CONCURRENCY"]
     with launch(project, command, directory / "log", port, variables) as server:
         server.wait_until_ready()
+        if not on_kubernetes:
+            wait_until(lambda: len(workers(server)) == processes, "all workers")
         server.metrics_port = metrics_port
         yield server
 
@@ -213,7 +216,7 @@ def test_200_recycled_workers_leave_20_files_and_exact_counts(
         return tally.answered
 
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(kept), "LOG_LEVEL": "warning", "HURRY": "yes"}
-    with served(project, tmp_path, environment, max_requests=10, workers=3) as server:
+    with served(project, tmp_path, environment, max_requests=10, processes=3) as server:
         answered = asyncio.run(recycle(server))
 
         assert value(server, "asked_total") == answered
@@ -226,7 +229,7 @@ def test_200_recycled_workers_leave_20_files_and_exact_counts(
 def test_dead_worker_loses_its_gauges_and_keeps_its_counts(
     project: Project, tmp_path: Path
 ) -> None:
-    with served(project, tmp_path, workers=3) as server:
+    with served(project, tmp_path, processes=3) as server:
         requested: set[int] = set()
         while len(requested) < 3:
             requested.add(int(server.get("/process").body))
@@ -342,7 +345,7 @@ def test_full_disk_stops_no_worker_that_counts_log_lines(
 ) -> None:
     """The log line increments the metric that had no room."""
     environment = {"PROMETHEUS_MULTIPROC_DIR": str(small), "COUNT_LOG": "yes"}
-    with served(project, tmp_path, environment, workers=1) as server:
+    with served(project, tmp_path, environment, processes=1) as server:
         free = os.statvfs(small)
         (small / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize))
 
@@ -372,7 +375,7 @@ def test_full_disk_at_start_loses_metrics_but_no_worker(
 
 @of_vm
 def test_sampling_continues_after_a_logged_error(project: Project, tmp_path: Path) -> None:
-    with served(project, tmp_path, workers=1) as server:
+    with served(project, tmp_path, processes=1) as server:
         [worker] = workers(server)
         soft, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
         resource.prlimit(worker, resource.RLIMIT_NOFILE, (0, hard))
@@ -387,7 +390,7 @@ def test_sampling_continues_after_a_logged_error(project: Project, tmp_path: Pat
 
 def test_service_responds_while_it_is_scraped(project: Project, tmp_path: Path) -> None:
     """The scrape waits for a request that only the same event loop can serve."""
-    with served(project, tmp_path, {"HOLD": "yes"}, workers=1) as server:
+    with served(project, tmp_path, {"HOLD": "yes"}, processes=1) as server:
         texts: list[str] = []
         scraping = threading.Thread(target=lambda: texts.append(scrape(server)))
         scraping.start()
