@@ -283,8 +283,13 @@ def templates(project: Project) -> dict[str, str]:
     }
 
 
-@every_target
-@pytest.mark.parametrize("release", [*(f"v{version}" for version in releases()), LATEST])
+@pytest.mark.parametrize(
+    ("release", "target"),
+    [
+        *[(f"v{version}", TARGETS[n % len(TARGETS)]) for n, version in enumerate(releases())],
+        *[(LATEST, target) for target in TARGETS],
+    ],
+)
 def test_database_switched_on_after_any_release_equals_a_new_render(
     template: Path, tmp_path: Path, target: str, release: str
 ) -> None:

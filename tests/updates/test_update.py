@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import copier
@@ -41,21 +42,41 @@ every_release_and_one_target = pytest.mark.parametrize(
 first_and_last = pytest.mark.parametrize("version", [*releases()][:: len(releases()) - 1])
 
 
+@pytest.fixture(scope="session")
+def copies(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Copy a service from a ref of the template and commit it, once for the same answers."""
+
+    @cache
+    def copy(ref: str, *answers: tuple[str, object]) -> Path:
+        destination = tmp_path_factory.mktemp("copy") / "service"
+        copy_and_commit(template, destination, ref, dict(answers))
+        return destination
+
+    return copy
+
+
 @pytest.fixture
-def copied(template: Path, tmp_path: Path) -> Callable[..., Project]:
-    """Copy a service from a ref of the template and commit it."""
+def copied(template: Path, tmp_path: Path, copies: Callable[..., Path]) -> Callable[..., Project]:
+    """Copy a service from a ref of the template, or of another one, and commit it."""
 
     def copied(
         target: str, ref: str = LATEST, source: Path = template, **answers: object
     ) -> Project:
         destination = tmp_path / f"{target}-{len(list(tmp_path.iterdir()))}"
         given = {"project_name": NAME, "deployment": target, **answers}
-        render(source, destination, given, ref)
-        git(destination, "init", "--quiet", "--initial-branch", "main")
-        commit(destination, "copied")
+        if source == template:
+            shutil.copytree(copies(ref, *given.items()), destination, symlinks=True)
+        else:
+            copy_and_commit(source, destination, ref, given)
         return Project(destination)
 
     return copied
+
+
+def copy_and_commit(source: Path, destination: Path, ref: str, answers: dict[str, object]) -> None:
+    render(source, destination, answers, ref)
+    git(destination, "init", "--quiet", "--initial-branch", "main")
+    commit(destination, "copied")
 
 
 def work_as_a_team(project: Project, target: str) -> Edits:
