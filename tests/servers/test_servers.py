@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,9 +281,16 @@ def test_metrics_port_sums_all_workers_exactly(project: Project, tmp_path: Path)
             assert server.get("/large-response?size_kb=1").status == 200
         metrics = replace(server, port=port)
 
-        counted = 'http_request_duration_seconds_count{method="GET",route="/large-response",'
-        for _ in range(5):  # any worker may respond
-            assert f'{counted}status="200"}} 40.0' in metrics.get("/metrics").body.decode()
+        labels = r'\{method="GET",route="/large-response",status="200"\}'
+
+        def counted() -> float:
+            text = metrics.get("/metrics").body.decode()
+            return sum(map(float, re.findall(f"_duration_seconds_count{labels} (.*)", text)))
+
+        deadline = time.monotonic() + 30
+        while counted() < 40:  # a request is counted after its response
+            assert time.monotonic() < deadline, counted()
+        assert {counted() for _ in range(5)} == {40}, "any worker may respond"
         assert server.get("/metrics").status == 404
         assert metrics.get("/health/live").status == 404
 

@@ -386,11 +386,22 @@ class Scraped:
     prometheus: Prometheus
 
     def request(self) -> None:
-        """Send requests with status 200, 404 and 500, and open a WebSocket."""
+        """Send requests with status 200, 404 and 500, open a WebSocket, and wait for the counts.
+
+        A request is counted after its response; another worker may be scraped before.
+        """
+        before, deadline = self._counted(), time.monotonic() + WAIT_SECONDS
         responses = [self.server.get(path).status for path in ("/large-response", "/no", "/broken")]
         assert responses == [200, 404, 500]
         with connect(f"ws://127.0.0.1:{self.server.port}/socket") as socket:
             socket.send("done")
+        while self._counted() < before + 4:
+            assert time.monotonic() < deadline, self.text
+
+    def _counted(self) -> float:
+        """Return the number of requests and WebSockets so far."""
+        counts = r"^(?:http_request|websocket)_duration_seconds_count\S* (\S+)$"
+        return sum(map(float, re.findall(counts, self.text, re.MULTILINE)))
 
     @property
     def text(self) -> str:
