@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from ..conftest import Render
+from ..conftest import NAME, Render
 from ..harness import expand
 from ..harness.project import UV, Project
-from ..harness.template import LATEST, ROOT, TARGETS, commit, git, questions, releases
+from ..harness.template import LATEST, ROOT, TARGETS, commit, one_target_each, questions, releases
 from ..harness.template import render as render_with
-from ..harness.update import Team, conflicts, tree, update
+from ..harness.update import Team, conflicts, copy_and_commit, tree, update
 from ..kubernetes.test_manifests import kustomize, of_kind
 from ..rendering.test_render import FOREIGN_WORDS, scar, texts
 
@@ -262,11 +262,8 @@ def test_too_few_or_too_many_connections_are_refused(
     assert not (tmp_path / "shop").exists()
 
 
-def copied(template: Path, destination: Path, release: str = LATEST, **answers: object) -> Project:
-    render_with(template, destination, {"project_name": "Zebra 9 Ledger", **answers}, release)
-    git(destination, "init", "--quiet", "--initial-branch", "main")
-    commit(destination, "copied")
-    return Project(destination)
+def copied(template: Path, destination: Path, ref: str = LATEST, **answers: object) -> Project:
+    return copy_and_commit(template, destination, ref, **{"project_name": NAME, **answers})
 
 
 def templates(project: Project) -> dict[str, str]:
@@ -285,10 +282,7 @@ def templates(project: Project) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("release", "target"),
-    [
-        *[(f"v{version}", TARGETS[n % len(TARGETS)]) for n, version in enumerate(releases())],
-        *[(LATEST, target) for target in TARGETS],
-    ],
+    one_target_each([*(f"v{version}" for version in releases()), LATEST]),
 )
 def test_database_switched_on_after_any_release_equals_a_new_render(
     template: Path, tmp_path: Path, target: str, release: str

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +49,13 @@ def releases(repository: Path = ROOT) -> dict[str, str]:
     """
     log = git(repository, "log", "--reverse", "--format=%H %s")
     return {found[2]: found[1] for found in re.finditer(r"^(\w+) Release ([\d.]+)$", log, re.M)}
+
+
+def one_target_each(refs: Iterable[str]) -> list[tuple[str, str]]:
+    """Pair each ref with one target, in turn, and the last one with each target."""
+    *others, last = refs
+    in_turn = [(ref, TARGETS[n % len(TARGETS)]) for n, ref in enumerate(others)]
+    return [*in_turn, *((last, target) for target in TARGETS)]
 
 
 def snapshot(destination: Path) -> Path:

@@ -1,11 +1,22 @@
 """`copier update` on rendered projects, and edits of a team."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import copier
 
 from .project import Project
-from .template import clones_in_memory, commit, git
+from .template import LATEST, clones_in_memory, commit, git, render
+
+
+def copy_and_commit(
+    template: Path, destination: Path, ref: str = LATEST, **answers: object
+) -> Project:
+    """Copy a service from a ref of the template, and commit it."""
+    render(template, destination, answers, ref)
+    git(destination, "init", "--quiet", "--initial-branch", "main")
+    commit(destination, "copied")
+    return Project(destination)
 
 
 @clones_in_memory()

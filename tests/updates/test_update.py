@@ -21,10 +21,10 @@ from ..harness.template import (
     commit,
     git,
     next_release,
+    one_target_each,
     releases,
-    render,
 )
-from ..harness.update import Edits, Team, conflicts, tree, update
+from ..harness.update import Edits, Team, conflicts, copy_and_commit, tree, update
 from ..kubernetes.test_manifests import kustomize, of_kind
 
 GATE = ("python3", "scripts/check_update.py")
@@ -32,13 +32,8 @@ GATE = ("python3", "scripts/check_update.py")
 every_release = pytest.mark.parametrize("version", releases())
 every_target = pytest.mark.parametrize("target", TARGETS)
 every_release_and_one_target = pytest.mark.parametrize(
-    ("version", "target"),
-    [
-        *[(version, TARGETS[n % len(TARGETS)]) for n, version in enumerate([*releases()][:-1])],
-        *[([*releases()][-1], target) for target in TARGETS],
-    ],
+    ("version", "target"), one_target_each(releases())
 )
-"""One target for each release, in turn, and both for the last one."""
 first_and_last = pytest.mark.parametrize("version", [*releases()][:: len(releases()) - 1])
 
 
@@ -49,8 +44,7 @@ def copies(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     @cache
     def copy(ref: str, *answers: tuple[str, object]) -> Path:
         destination = tmp_path_factory.mktemp("copy") / "service"
-        copy_and_commit(template, destination, ref, dict(answers))
-        return destination
+        return copy_and_commit(template, destination, ref, **dict(answers)).path
 
     return copy
 
@@ -67,16 +61,10 @@ def copied(template: Path, tmp_path: Path, copies: Callable[..., Path]) -> Calla
         if source == template:
             shutil.copytree(copies(ref, *given.items()), destination, symlinks=True)
         else:
-            copy_and_commit(source, destination, ref, given)
+            copy_and_commit(source, destination, ref, **given)
         return Project(destination)
 
     return copied
-
-
-def copy_and_commit(source: Path, destination: Path, ref: str, answers: dict[str, object]) -> None:
-    render(source, destination, answers, ref)
-    git(destination, "init", "--quiet", "--initial-branch", "main")
-    commit(destination, "copied")
 
 
 def work_as_a_team(project: Project, target: str) -> Edits:
