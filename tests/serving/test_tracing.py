@@ -15,11 +15,11 @@ from ..harness.server import Server, free_port, launch, serve
 
 REQUESTS = 60
 
-# A collector that prints one line per span.
+# A collector that prints one line per span. It has one thread, so that no lines are interleaved.
 COLLECTOR = """
 import json
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -46,7 +46,7 @@ class Collector(BaseHTTPRequestHandler):
         pass
 
 
-server = ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Collector)
+server = HTTPServer(("127.0.0.1", int(sys.argv[1])), Collector)
 print("collects", flush=True)
 server.serve_forever()
 """
