@@ -45,6 +45,18 @@ LAXER_POD = PATCH.format(path="/spec/template/spec/hostNetwork", value="true")
 TOO_LARGE_POD = PATCH.format(
     path="/spec/template/spec/containers/0/resources/requests/cpu", value="100"
 )
+# A pod that waits for a Secret, and then starts for longer than `LATE_PATIENCE` seconds.
+LATE_PATIENCE = 15
+LATE_SECRET = """patches:
+  - target: {kind: Deployment}
+    patch: |-
+      - op: add
+        path: /spec/template/spec/volumes/-
+        value: {name: late, secret: {secretName: late}}
+      - op: add
+        path: /spec/template/spec/containers/0/lifecycle/postStart
+        value: {exec: {command: [sleep, "20"]}}
+"""
 ALL_COMPONENTS = """components:
   - ../../components/keda
   - ../../components/external-secrets
@@ -80,7 +92,7 @@ class Service:
     def variables(self, kubeconfig: Path | None = None) -> dict[str, str]:
         path = os.pathsep.join([str(self.cluster.programs), os.environ["PATH"]])
         config = str(kubeconfig or self.kubeconfig)
-        return {"PATH": path, "KUBECONFIG": config, "PATIENCE": "10"}
+        return {"PATH": path, "KUBECONFIG": config, "PATIENCE": "20"}
 
     def run(
         self, *command: str, kubeconfig: Path | None = None, env: Mapping[str, str] | None = None
@@ -130,11 +142,18 @@ class Service:
     def deployment(self) -> Any:
         return self.cluster.get("deployment", self.slug, f"--namespace={self.namespace}")
 
+    def wait_for_two_pods(self) -> None:
+        """Wait until the autoscaler has set its minimum, and these pods are ready."""
+        self.cluster.wait_until(lambda: self.deployment()["spec"]["replicas"] == 2, "two pods")
+        self.kubectl("rollout", "status", f"deployment/{self.slug}", "--timeout=600s")
+
 
 def deployer(service: Service, environment: str, directory: Path) -> Path:
     """Apply the bootstrap of an environment; a kubeconfig of the account that may deploy there."""
     bootstrap = kustomize(service.project.path / "deploy/kubernetes/bootstrap" / environment)
     service.cluster.kubectl("apply", "--filename=-", stdin=yaml.safe_dump_all(bootstrap))
+    every_namespace_has = {"ServiceAccount/default", "ConfigMap/kube-root-ca.crt"}
+    service.cluster.wait_until(lambda: every_namespace_has <= service.state().keys(), "complete")
     token = service.kubectl("create", "token", f"{service.slug}-deploy").strip()
     config = yaml.safe_load(Path(service.cluster.directory, "admin.conf").read_text())
     config["users"][0]["user"] = {"token": token}
@@ -205,8 +224,7 @@ def first(rendered: Project, cluster: Any, image: str) -> tuple[Service, str]:
     service = Service(rendered, cluster, image)
     status, output = service.deploy()
     assert status == 0, output
-    cluster.wait_until(lambda: service.deployment()["spec"]["replicas"] == 2, "two pods")
-    service.kubectl("rollout", "status", f"deployment/{service.slug}", "--timeout=120s")
+    service.wait_for_two_pods()
     return service, output
 
 
@@ -303,7 +321,7 @@ def test_deploy_to_a_terminating_namespace_prints_one_line(service: Service) -> 
 
     status, output = service.deploy("production", service.image)
     service.cluster.kubectl(held, *hold, '{"metadata":{"finalizers":null}}')
-    service.cluster.kubectl("wait", "--for=delete", f"namespace/{name}", "--timeout=120s")
+    service.cluster.kubectl("wait", "--for=delete", f"namespace/{name}", "--timeout=600s")
 
     assert status == 1
     assert output == f"deploy: the namespace {name} is being deleted: try again after that\n"
@@ -530,6 +548,23 @@ def test_pending_pod_is_reported_and_waited_for(service: Service) -> None:
     assert service.state() == before
 
 
+def test_slow_start_after_a_missing_secret_was_created_is_waited_for(service: Service) -> None:
+    before = service.state()
+    service.append(LATE_SECRET)
+
+    patience = str(LATE_PATIENCE)
+    started, output = start_deploy(service, 'secret "late" not found', PATIENCE=patience)
+    service.kubectl("create", "secret", "generic", "late")
+    rest, _ = started.communicate()
+    service.edit(LATE_SECRET, "")
+    restored, _ = service.deploy()
+    service.kubectl("delete", "secret", "late")
+
+    assert started.returncode == 0, output + rest
+    assert restored == 0
+    assert service.state() == before
+
+
 # ── After a release ───────────────────────────────────────────────────────────────────────────
 
 
@@ -537,8 +572,14 @@ def test_deploy_reverts_rollout_undo_and_manual_edits(service: Service) -> None:
     before = service.state()
     name = f"deployment/{service.slug}"
     service.kubectl("set", "env", name, "EDITED=1")
-    service.kubectl("rollout", "status", name, "--timeout=120s")
+    service.kubectl("rollout", "status", name, "--timeout=600s")
     service.kubectl("set", "image", name, "app=registry.example.com/another:1")
+
+    def observed() -> bool:
+        found = service.deployment()
+        return bool(found["status"]["observedGeneration"] == found["metadata"]["generation"])
+
+    service.cluster.wait_until(observed, "observed")  # `undo` goes back from the newest ReplicaSet
     service.kubectl("rollout", "undo", name)
     edited = service.deployment()["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": "EDITED", "value": "1"} in edited
@@ -635,6 +676,8 @@ def test_role_of_the_bootstrap_can_deploy_and_roll_back_only(
 
     elsewhere, refused = service.deploy("staging", service.image, kubeconfig=kubeconfig)
     status, output = service.deploy("production", service.image, kubeconfig=kubeconfig)
+    assert status == 0, output
+    service.wait_for_two_pods()
     before = service.state()
     service.edit("ENVIRONMENT=production", "ENVIRONMENT=prod", PRODUCTION)
     failed, back = service.deploy("production", service.image, kubeconfig=kubeconfig)
@@ -660,7 +703,6 @@ def test_role_of_the_bootstrap_can_deploy_and_roll_back_only(
     assert "is forbidden: User" in refused
     assert "an administrator applies deploy/kubernetes/bootstrap/staging" in refused
     assert refused.count("\n") == 1
-    assert status == 0, output
     assert "orbidden" not in output
     assert failed == 1
     assert after == before, back
