@@ -25,7 +25,7 @@ from ..harness.pods import Deployment
 
 REQUESTS = int(os.environ.get("CLUSTER_REQUESTS", 20_000))
 RATE = 400
-SECONDS = 600
+SECONDS = 1800
 SHORT = [*["/health/live", "POST /echo"] * 4, "/large-response?size_kb=64"]
 LONG_SECONDS = 4
 """Seconds of a long request; the budget is 5."""
@@ -139,7 +139,8 @@ def undo(service: Service) -> None:
 
 def evict_each_pod(service: Service) -> None:
     """Evict all pods like `kubectl drain`: the disruption budget delays all but the first."""
-    for name in service.names():
+    before = service.names()
+    for name in before:
         eviction = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -157,15 +158,18 @@ def evict_each_pod(service: Service) -> None:
             return True
 
         service.cluster.wait_until(evicted, "evicted")
+    service.cluster.wait_until(lambda: not before & service.names(), "without the evicted pods")
     service.wait_for_rollout()
 
 
 def drain_node(service: Service) -> None:
     kubectl = service.cluster.kubectl
-    kubectl("drain", "node2", "--delete-emptydir-data", "--timeout=300s", "--ignore-daemonsets")
-    service.wait_for_rollout()
-    assert {pod["spec"]["nodeName"] for pod in service.pods()} == {"node1"}
-    kubectl("uncordon", "node2")
+    try:
+        kubectl("drain", "node2", "--delete-emptydir-data", "--timeout=600s", "--ignore-daemonsets")
+        service.wait_for_rollout()
+        assert {pod["spec"]["nodeName"] for pod in service.pods()} == {"node1"}
+    finally:
+        kubectl("uncordon", "node2")
 
 
 def scale_up_and_down(service: Service) -> None:
@@ -225,20 +229,28 @@ def change_secret(service: Service) -> None:
 
 
 def restart_kubelets(service: Service) -> None:
+    """Restart the kubelet of one node after the other."""
     cluster, before = service.cluster, service.names()
+    kubelets = partial(cluster.processes, "kubelet")
 
     def renewed() -> dict[str, str]:
         leases = cluster.get("leases", "--namespace=kube-node-lease")["items"]
         return {each["metadata"]["name"]: each["spec"]["renewTime"] for each in leases}
 
-    old = cluster.processes("kubelet")
-    for pid in old:
+    def restarted(pid: int) -> bool:
+        now = kubelets()
+        return pid not in now and len(now) == 2
+
+    def all_renewed_since(times: dict[str, str]) -> bool:
+        now = renewed()
+        return all(now[node] > time for node, time in times.items())
+
+    for pid in kubelets():
         os.kill(pid, signal.SIGTERM)
-    cluster.wait_until(lambda: len(set(cluster.processes("kubelet")) - set(old)) == 2, "restarted")
-    restarted = renewed()
-    cluster.wait_until(
-        lambda: all(renewed()[node] > time for node, time in restarted.items()), "Ready"
-    )
+        cluster.wait_until(partial(restarted, pid), "restarted")
+        cluster.wait_until(partial(all_renewed_since, renewed()), "renewed")
+        ready = ("wait", "--for=condition=Ready", "--timeout=600s", "node/node1", "node/node2")
+        cluster.kubectl(*ready)
     assert service.names() == before
 
 

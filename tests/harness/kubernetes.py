@@ -31,8 +31,8 @@ PLUGINS = Path("/usr/lib/cni")
 PAUSE = "registry.example.com/pause:1"
 REGISTRY = "192.0.2.10:5000"
 
-START_SECONDS = 120
-WAIT_SECONDS = 180
+START_SECONDS = 600
+WAIT_SECONDS = 600
 
 # Kinds that require an operator.
 CUSTOM = ("HTTPRoute", "PodMonitor", "PrometheusRule")
@@ -43,10 +43,6 @@ UVICORN_WITHOUT_DRAIN = (
 )
 
 CLIENT = """
-apiVersion: v1
-kind: Namespace
-metadata: {{name: {namespace}}}
----
 apiVersion: v1
 kind: Pod
 metadata: {{name: client, namespace: {namespace}}}
@@ -181,9 +177,12 @@ class Kubernetes:
 
     def client(self, namespace: str) -> Path:
         """Start a pod in a namespace and return its network namespace, to connect from there."""
-        self.kubectl("apply", "--filename=-", stdin=CLIENT.format(namespace=namespace, image=PAUSE))
-        ready = ("wait", "--for=condition=Ready", "--timeout=120s", "pod/client")
-        self.kubectl(*ready, f"--namespace={namespace}")
+        kubectl = partial(self.kubectl, f"--namespace={namespace}")
+        self.kubectl("create", "namespace", namespace)
+        # Without it a pod is refused.
+        self.wait_until(lambda: kubectl("get", "serviceaccount/default", check=False), "an account")
+        kubectl("apply", "--filename=-", stdin=CLIENT.format(namespace=namespace, image=PAUSE))
+        kubectl("wait", "--for=condition=Ready", f"--timeout={WAIT_SECONDS}s", "pod/client")
         address = self.get("pod", "client", f"--namespace={namespace}")["status"]["podIP"]
         for file in Path(f"/proc/{self.pid}/root/run/netns").iterdir():
             addresses = ["nsenter", f"--net={file}", "ip", "-brief", "address"]
@@ -231,7 +230,7 @@ class Kubernetes:
         config = f"--from-file=kubeconfig={self.directory}/admin.conf"
         kubectl("create", "secret", "generic", program, config)
         kubectl("apply", "--filename=-", stdin=(PARTS / manifests).read_text())
-        kubectl("rollout", "status", "--timeout=120s", f"deployment/{program}")
+        kubectl("rollout", "status", f"--timeout={WAIT_SECONDS}s", f"deployment/{program}")
 
     def _push_pause(self) -> None:
         """Push the pause image."""
@@ -271,11 +270,13 @@ def _read(file: Path) -> str:
 
 def _remove(group: Path) -> None:
     """Remove a control group and those in it, once their processes have ended."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     for inner in sorted(group.glob("**/"), reverse=True):
         while True:
             try:
                 inner.rmdir()
+                break
+            except FileNotFoundError:  # by a kubelet that is still ending
                 break
             except OSError:
                 if time.monotonic() > deadline:
@@ -362,7 +363,7 @@ class Service:
 
     def wait_for_rollout(self) -> None:
         """Wait until all pods are new and ready, and the old ones deleted."""
-        self.kubectl("rollout", "status", "--timeout=300s", f"deployment/{self.name}")
+        self.kubectl("rollout", "status", f"--timeout={WAIT_SECONDS}s", f"deployment/{self.name}")
         self.cluster.wait_until(lambda: len(self.names()) == self.least, "without the old pods")
 
     def get(self, *arguments: str) -> Any:

@@ -113,8 +113,9 @@ class Load:
         head = f"{method or 'GET'} {path} HTTP/1.1\r\nHost: localhost\r\n{self._connection}"
         head += f"Content-Length: {parts * len(part)}\r\n\r\n" if part else "\r\n"
         writer.write(head.encode() + part)
-        for _ in range(parts - 1):
-            await asyncio.sleep(self._upload_seconds / parts)
+        for sent in range(1, parts):
+            due = begun + sent * self._upload_seconds / parts
+            await asyncio.sleep(max(0, due - time.perf_counter()))  # delays do not add up
             writer.write(part)
         response = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         status, *fields = response.split("\r\n")

@@ -86,7 +86,7 @@ def test_pod_serves_on_uvloop_and_httptools(pod: Pod) -> None:
     assert packed.headers["content-encoding"] == "gzip"
     assert gzip.decompress(packed.body) == plain.body
     assert len(packed.body) < len(plain.body) / 4
-    assert "Runs on event loop uvloop, HTTP parser httptools" in pod.container.logs()
+    pod.wait_for_log("Runs on event loop uvloop, HTTP parser httptools")
 
 
 @pytest.mark.parametrize("path", ["/transfers", "/async-transfers"])
@@ -212,7 +212,7 @@ def test_unusable_secret_is_one_line(
     }
 
     with images.run(production.container["image"], **options) as container:
-        ended = container.wait(timeout=30)
+        ended = container.wait(timeout=120)
         output = container.logs()
 
     assert (ended, output) == (3, f"API_TOKEN: /mnt/API_TOKEN: {reason}\n")
