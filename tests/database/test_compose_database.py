@@ -16,6 +16,7 @@ from ..harness import compose, expand, images
 from ..harness.compose import Stack
 from ..harness.images import PODMAN, CommandFailed
 from ..harness.project import Project
+from ..harness.wait import wait_until
 
 POSTGRESQL = "docker.io/library/postgres:18"
 FILES = (*compose.FILES, "deploy/vm/compose.secrets.yaml", "postgresql.yaml")
@@ -69,6 +70,13 @@ def address(stack: Stack) -> str:
     return str(network["IPAddress"])
 
 
+def wait_for_server(stack: Stack) -> None:
+    """Wait until the server accepts connections; the image's first one has no TCP port."""
+    ready = ["pg_isready", "--host=127.0.0.1"]
+    container = stack.container("postgresql")
+    wait_until(lambda: container.exec(ready).returncode == 0, "ready", container.logs)
+
+
 def sql(stack: Stack, statement: str) -> list[str]:
     """Run a statement in the database; return the rows of its result."""
     psql = ["psql", "--username=postgres", "-XAqtv", "ON_ERROR_STOP=1", "-c", statement]
@@ -81,7 +89,7 @@ def test_migration_with_its_own_role_runs_before_the_service_starts(service: Pro
     host = f"/etc/{service.answers['project_slug']}"
     variables = {"MIGRATION_SECRETS": f"{host}/migration"}
     with compose.run(service, FILES, variables, services=("postgresql",)) as stack:
-        stack.wait_for_log("postgresql", "database system is ready to accept connections")
+        wait_for_server(stack)
         with secrets(service, address(stack)):
             sql(stack, expand.ROLE)
             migrate = ("--profile=migration", "run", "--rm", "migration")
@@ -106,7 +114,7 @@ def test_migration_with_its_own_role_runs_before_the_service_starts(service: Pro
 
 def test_service_with_an_old_schema_exits_with_one_line(service: Project) -> None:
     with compose.run(service, FILES, services=("postgresql",)) as stack:
-        stack.wait_for_log("postgresql", "database system is ready to accept connections")
+        wait_for_server(stack)
         with secrets(service, address(stack)):
             sql(stack, expand.ROLE)
             stack.start("app")
@@ -115,7 +123,7 @@ def test_service_with_an_old_schema_exits_with_one_line(service: Project) -> Non
 
 def test_failed_migration_exits_with_an_error_and_its_reason(service: Project) -> None:
     with compose.run(service, FILES, services=("postgresql",)) as stack:
-        stack.wait_for_log("postgresql", "database system is ready to accept connections")
+        wait_for_server(stack)
         with secrets(service, address(stack)):
             sql(stack, expand.ROLE)  # the service's role has no right to create tables
             with pytest.raises(CommandFailed) as failure:

@@ -383,7 +383,7 @@ def answers(server: Server) -> list[tuple[object, ...]]:
     """Return status, media type and body of responses, and the schema."""
     found: list[tuple[object, ...]] = []
     url = f"http://127.0.0.1:{server.port}"
-    with httpx2.Client(base_url=url, trust_env=False) as client:
+    with httpx2.Client(base_url=url, trust_env=False, timeout=60) as client:
         for method, path, body in ASKED:
             response = client.request(method, path, json=body)
             kind = response.headers.get("content-type")
@@ -443,7 +443,9 @@ def test_each_variable_of_the_serving_layer_is_listed_as_reserved() -> None:
 def answers_of_old(project: Project, log: Path) -> list[tuple[object, ...]]:
     """Return the responses of the service before adoption, with its own requirements."""
     port = free_port()
-    command = [UV, "run", "--no-project", "--with-requirements", "requirements.txt", "uvicorn"]
+    run = ("run", "--no-project", "--with-requirements", "requirements.txt")
+    project.uv(*run, "python", "--version")  # installs them, without a timeout
+    command = [UV, *run, "uvicorn"]
     env = {"PYTHONDONTWRITEBYTECODE": "1"}  # the service has no .gitignore
     with launch(project, [*command, "main:app", "--port", str(port)], log, port, env) as server:
         server.wait_for_log("Application startup complete")

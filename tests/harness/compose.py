@@ -11,9 +11,8 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ import yaml
 from . import images, network
 from .images import PODMAN, CommandFailed, Container
 from .project import Project
-from .server import START_SECONDS, HttpResponse
+from .server import HttpResponse
+from .wait import wait_until
 
 FILES = ("deploy/vm/compose.yaml",)
 
@@ -83,15 +83,16 @@ class Stack:
         """Wait until it is healthy. Raises `AssertionError` with its log after a timeout."""
         # podman schedules health checks with systemd, which may be missing.
         check = [*PODMAN, "healthcheck", "run", self.container(service).name]
-        _until(
-            lambda: subprocess.run(check, capture_output=True).returncode == 0,
-            self.container(service),
-        )
+
+        def healthy() -> bool:
+            return subprocess.run(check, capture_output=True).returncode == 0
+
+        wait_until(healthy, "healthy", self.container(service).logs)
 
     def wait_for_log(self, service: str, text: str) -> None:
         """Wait until its log contains `text`. Raises `AssertionError` after a timeout."""
         container = self.container(service)
-        _until(lambda: text in container.logs(), container)
+        wait_until(lambda: text in container.logs(), f"{text!r} in the log", container.logs)
 
     def request(
         self,
@@ -122,7 +123,7 @@ class Stack:
                 return self.request("/health/ready", port=port, tls=tls).status == 200
             return False
 
-        _until(ready, self.container("nginx"))
+        wait_until(ready, "ready", self.container("nginx").logs)
 
 
 def services(project: Project) -> dict[str, dict[str, object]]:
@@ -175,11 +176,3 @@ def run(
             stack.compose("--profile=next", "down", "--volumes", "--timeout=1")
             assert host.stdin
             host.stdin.close()
-
-
-def _until(condition: Callable[[], bool], container: Container) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{container.name}:\n{container.logs()}")
-        time.sleep(0.05)

@@ -165,7 +165,7 @@ class Container:
     def stop(self, seconds: int) -> int:
         """Stop it with SIGTERM, and SIGKILL after `seconds`; return the exit code."""
         _output(*PODMAN, "stop", f"--time={seconds}", self.name)
-        return self.wait(timeout=10)
+        return self.wait(timeout=120)
 
     def workers(self) -> int:
         """Return how many workers its gunicorn starts, from inside."""

@@ -8,7 +8,6 @@ the tests are killed.
 import os
 import shutil
 import subprocess
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ from tempfile import TemporaryDirectory
 from . import debian
 from .images import CERTIFICATES, CommandFailed
 from .project import UV
+from .wait import wait_until
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Machine:
         stdin: str = "",
         env: Mapping[str, str] | None = None,
         check: bool = True,
-        timeout: float = 180,
+        timeout: float = 600,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside as root; its stdout and stderr are combined in `stdout`.
 
@@ -215,18 +215,15 @@ class Machine:
         """Return a property of a unit, such as `MainPID` or `ActiveState`."""
         return self.run("systemctl", "show", "--value", f"--property={field}", unit).stdout.strip()
 
-    def wait_until(self, condition: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], bool], what: str, *, seconds: float = 300) -> None:
         """Wait until the condition is true. Raises `AssertionError` with `what` after a timeout."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"never {what}"
-            time.sleep(0.05)
+        wait_until(condition, what, seconds=seconds)
 
     def reboot(self) -> None:
         """Reboot, keeping the files."""
         assert self._process
         self.run("systemctl", "reboot", check=False)
-        assert self._process.wait(timeout=120) == REBOOT
+        assert self._process.wait(timeout=300) == REBOOT
         self.start()
 
     def cut_off(self) -> None:

@@ -30,7 +30,7 @@ def connect(
         client = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     if receive_buffer is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    client.settimeout(10)
+    client.settimeout(60)
     try:
         if host == LOOPBACK:
             client.bind((source, 0))

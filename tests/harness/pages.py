@@ -41,7 +41,7 @@ ends_with() {
 
 stopped_at() {
     : > "$HOME/printed"
-    timeout 60 bash -euc "$2" > "$HOME/printed" 2>&1 &
+    timeout 300 bash -euc "$2" > "$HOME/printed" 2>&1 &
     until grep --quiet --fixed-strings "$1" "$HOME/printed"; do
         kill -0 $! || { cat "$HOME/printed"; exit 1; }
         sleep 0.1

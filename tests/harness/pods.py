@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -23,7 +22,8 @@ import yaml
 from . import images, network
 from .images import PODMAN, CommandFailed, Container
 from .project import Project
-from .server import START_SECONDS, HttpResponse
+from .server import HttpResponse
+from .wait import wait_until
 
 Manifest = dict[str, Any]
 
@@ -183,21 +183,18 @@ class Pod:
 
     def wait_until_ready(self) -> None:
         """Wait until it is ready. Raises `AssertionError` with its log after a timeout."""
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
+
+        def ready() -> bool:
             with suppress(OSError, http.client.HTTPException):
-                if self.get("/health/ready").status == 200:
-                    return
-            time.sleep(0.02)
-        raise AssertionError(f"not ready:\n{self.container.logs()}")
+                return self.get("/health/ready").status == 200
+            return False
+
+        wait_until(ready, "ready", self.container.logs)
 
     def wait_for_log(self, text: str) -> None:
         """Wait until its log contains `text`. Raises `AssertionError` after a timeout."""
-        deadline = time.monotonic() + START_SECONDS
-        while text not in (log := self.container.logs()):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"no {text!r} in the log:\n{log}")
-            time.sleep(0.05)
+        logs = self.container.logs
+        wait_until(lambda: text in logs(), f"{text!r} in the log", logs)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,13 +71,17 @@ class PostgreSQL:
         group = int((self.data / "postmaster.pid").read_text().splitlines()[0])
         children = subprocess.run(["pgrep", "-P", str(group)], capture_output=True, text=True)
         pids = [group, *map(int, children.stdout.split())]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+
+        def send(sign: signal.Signals) -> None:
+            for pid in pids:
+                with suppress(ProcessLookupError):  # a connection that has ended
+                    os.kill(pid, sign)
+
         try:
+            send(signal.SIGSTOP)
             yield
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            send(signal.SIGCONT)
 
     def sql(self, statement: str, database: str = "postgres") -> list[str]:
         """Run a statement and return the rows of its result in psql's format."""

@@ -53,7 +53,12 @@ class Project:
     def variables(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment variables that its commands see."""
         clean = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-        own = {"UV_PYTHON": self.python, "MYPY_CACHE_DIR": str(MYPY_CACHE)}
+        own = {
+            "UV_PYTHON": self.python,
+            "UV_HTTP_TIMEOUT": "180",  # seconds; the default of 30 is too short beside other tests
+            "UV_HTTP_RETRIES": "8",
+            "MYPY_CACHE_DIR": str(MYPY_CACHE),
+        }
         return {**clean, **own, **self.environment, **(extra or {})}
 
     def run(

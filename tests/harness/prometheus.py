@@ -17,7 +17,7 @@ import yaml
 
 from .server import free_port
 
-START_SECONDS = 30
+START_SECONDS = 120
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 SELECTOR = re.compile(r"([a-zA-Z_][\w:]*)\{([^{}]*)\}")
@@ -49,7 +49,7 @@ class Prometheus:
     def _get(self, what: str, **parameters: str) -> dict[str, Any]:
         query = urllib.parse.urlencode(parameters)
         url = f"http://127.0.0.1:{self.port}/api/v1/{what}?{query}"
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             data: dict[str, Any] = json.load(response)["data"]
             return data
 

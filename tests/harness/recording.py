@@ -96,7 +96,7 @@ def run(template: Path, directory: Path) -> Terminal:
             remaining.pop(0)
             os.write(ours, answers.pop(0).encode() + b"\r")
     with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     process.kill()
     os.close(ours)
     assert (process.wait(), remaining) == (0, []), "\n".join(screen.display).rstrip()
@@ -104,8 +104,8 @@ def run(template: Path, directory: Path) -> Terminal:
 
 
 def printed(terminal: int) -> Iterator[bytes]:
-    """Yield the output until the program ends, or prints nothing for 30 seconds."""
-    while select.select([terminal], [], [], 30)[0]:
+    """Yield the output until the program ends, or prints nothing for two minutes."""
+    while select.select([terminal], [], [], 120)[0]:
         try:
             output = os.read(terminal, 65536)
         except OSError:  # EIO on Linux: the program has ended

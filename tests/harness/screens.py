@@ -76,7 +76,7 @@ def browser() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as driver:
         try:
-            chromium = driver.chromium.launch(executable_path=program)
+            chromium = driver.chromium.launch(executable_path=program, timeout=180_000)
         except Error as error:
             if program:
                 raise
@@ -100,7 +100,9 @@ class View:
     def open(self, browser: Browser) -> BrowserContext:
         """Open the browser context."""
         viewport = {"width": self.width, "height": self.height}
-        return browser.new_context(viewport=viewport, color_scheme=self.scheme)  # type: ignore[arg-type]
+        context = browser.new_context(viewport=viewport, color_scheme=self.scheme)  # type: ignore[arg-type]
+        context.set_default_timeout(120_000)  # milliseconds
+        return context
 
 
 VIEWS = [

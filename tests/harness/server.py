@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from .project import Project
+from .wait import WAIT_SECONDS, wait_until
 
-START_SECONDS = 30
+START_SECONDS = WAIT_SECONDS
 
 # Each worker of pytest has its own ports, in turn: two workers could find the same port free. A
 # service's own tests use those from 20,000 on.
@@ -91,7 +92,7 @@ class Server:
 
     def request(self, method: str, path: str, body: Any = None, **headers: str) -> HttpResponse:
         """Like `get`, with any method; an iterable body is sent in chunks."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
@@ -116,13 +117,9 @@ class Server:
 
     def wait_for_log(self, text: str) -> None:
         """Wait until its log contains `text`. Raises `AssertionError` after a timeout."""
-        deadline = time.monotonic() + START_SECONDS
-        while text not in self.log:
-            if time.monotonic() > deadline:
-                raise AssertionError(f"no {text!r} in the log:\n{self.log}")
-            time.sleep(0.02)
+        wait_until(lambda: text in self.log, f"{text!r} in the log", lambda: self.log)
 
-    def stop(self, sign: signal.Signals = signal.SIGTERM, timeout: float = 60) -> int:
+    def stop(self, sign: signal.Signals = signal.SIGTERM, timeout: float = 120) -> int:
         """Send a signal to its first process and return the exit code."""
         self.process.send_signal(sign)
         return self.process.wait(timeout)

@@ -98,7 +98,7 @@ async def chat(socket: WebSocket) -> None:
 SETTINGS = "WEB_CONCURRENCY=2\n"
 
 MIXED = ("/version", "POST /echo", "/large-response?size_kb=4")
-LOAD_SECONDS = 300
+LOAD_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,10 @@ class Service:
         return result.returncode, result.stdout.splitlines()
 
     def install(self) -> None:
-        """Deploy it for the first time, and wait until nginx has loaded the site."""
+        """Deploy it for the first time, and wait until nginx serves nothing but the site."""
+        before = self.nginx_workers
         self.deploy()
+        self.wait_for_new_nginx_workers(before)
         self.machine.wait_until(lambda: self.status("/version") == 200, "installed")
 
     def edit(self, name: str, pattern: str, new: str) -> None:
@@ -195,8 +197,26 @@ class Service:
     @property
     def workers(self) -> list[int]:
         """The process IDs of gunicorn's workers on the machine."""
-        master = self.machine.show(self.unit, "MainPID")
-        return [int(pid) for pid in self.machine.run("pgrep", "-P", master).stdout.split()]
+        return self._children(self.unit)
+
+    @property
+    def nginx_workers(self) -> list[int]:
+        """The process IDs of nginx's workers on the machine."""
+        return self._children("nginx.service")
+
+    def wait_for_new_nginx_workers(self, old: list[int]) -> None:
+        """Wait until the workers from before a reload have ended."""
+
+        def replaced() -> bool:
+            new = self.nginx_workers
+            return bool(new) and not set(old) & set(new)
+
+        self.machine.wait_until(replaced, "reloaded")
+
+    def _children(self, unit: str) -> list[int]:
+        """Return the process IDs of the children of a unit's main process."""
+        main = self.machine.show(unit, "MainPID")
+        return [int(pid) for pid in self.machine.run("pgrep", "-P", main).stdout.split()]
 
     def under_load(
         self,

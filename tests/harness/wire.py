@@ -12,10 +12,10 @@ HOST = b"Host: localhost\r\n"
 
 
 class Wire:
-    """A connection to a server, with a timeout of 30 s."""
+    """A connection to a server, with a timeout of 60 s."""
 
     def __init__(self, server: Server) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=60)
         self._received = self.socket.makefile("rb")
 
     def __enter__(self) -> Self:

@@ -164,7 +164,7 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     env = {
         "PYTHONPATH": str(directory),
         "WEB_CONCURRENCY": "1",
-        "REQUEST_TIMEOUT_SECONDS": "1",
+        "REQUEST_TIMEOUT_SECONDS": "5",
     }
     with serve(project, directory / "log", "routes:app", env) as server:
         yield server

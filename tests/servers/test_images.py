@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import stat
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,6 +20,7 @@ from ..harness import contents, images
 from ..harness.images import Container
 from ..harness.project import Project
 from ..harness.template import git
+from ..harness.wait import wait_until
 
 PORT = 8000  # of the image: containers run on the host's network, one after another
 SECRET = "hunter2"
@@ -73,7 +73,7 @@ def start(image: str) -> Start:
                 pytest.fail(f"the image needs port {PORT} of this machine: {error}")
         options["env"] = {"METRICS_PORT": "0", **options.get("env", {})}
         with images.run(image, **options) as container:
-            wait_until("Application startup complete", container)
+            wait_for_log(container, "Application startup complete")
             yield container
 
     return start
@@ -82,17 +82,19 @@ def start(image: str) -> Start:
 @pytest.fixture
 def client() -> Iterator[httpx2.Client]:
     """A client of the container."""
-    with httpx2.Client(base_url=f"http://127.0.0.1:{PORT}", trust_env=False) as client:
+    url = f"http://127.0.0.1:{PORT}"
+    with httpx2.Client(base_url=url, trust_env=False, timeout=60) as client:
         yield client
 
 
-def wait_until(said: str, container: Container) -> None:
-    """Return once the container's log holds `said`; fails with the log when it never will."""
-    deadline = time.monotonic() + 30
-    while said not in (log := container.logs()):
-        if not container.runs() or time.monotonic() > deadline:
-            pytest.fail(f"never said {said!r}:\n{log}")
-        time.sleep(0.05)
+def wait_for_log(container: Container, text: str) -> None:
+    """Wait until the log of the container contains `text`, or it has ended."""
+
+    def found() -> bool:
+        return text in container.logs() or not container.runs()
+
+    wait_until(found, f"{text!r} in the log", container.logs)
+    assert text in container.logs()
 
 
 def test_container_is_unprivileged_with_a_read_only_root(start: Start) -> None:
@@ -144,7 +146,7 @@ def test_sigterm_to_process_1_finishes_a_download_and_exits_0(start: Start, targ
             while not is_draining():
                 pass
         else:
-            wait_until("Waiting for connections to close", container)
+            wait_for_log(container, "Waiting for connections to close")
         received = begin + b"".join(iter(lambda: reader.recv(2**16), b""))
 
         assert container.wait(30) == 0

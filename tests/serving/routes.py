@@ -129,11 +129,13 @@ async def let_go() -> None:
     go.set()
 
 
+# Not per request, because its TLS context takes long to load.
+to_myself = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://inner")
+
+
 @app.get("/call-myself")
 async def call_myself() -> str:
-    transport = httpx2.ASGITransport(app)
-    async with httpx2.AsyncClient(transport=transport, base_url="http://inner") as client:
-        answer = await client.get("/nowhere")
+    answer = await to_myself.get("/nowhere")
     log.warning("after the inner request")
     await asyncio.sleep(30)
     return str(answer.status_code)
@@ -166,12 +168,12 @@ async def background(tasks: BackgroundTasks) -> str:
     return "accepted"
 
 
-@app.post("/echo")
+@app.post("/echo", dependencies=[serving.deadline(30)])
 async def echo(request: Request) -> int:
     return len(await request.body())
 
 
-@app.post("/large", max_body_size=8_000_000)
+@app.post("/large", max_body_size=8_000_000, dependencies=[serving.deadline(30)])
 async def large(request: Request) -> int:
     return len(await request.body())
 

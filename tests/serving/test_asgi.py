@@ -213,7 +213,7 @@ def env(application: Path) -> dict[str, str]:
     return {
         "PYTHONPATH": str(application),
         "WEB_CONCURRENCY": "1",
-        "REQUEST_TIMEOUT_SECONDS": "2",
+        "REQUEST_TIMEOUT_SECONDS": "5",
     }
 
 
@@ -443,9 +443,9 @@ def test_websockets_behave_as_without_the_layer(server: Server) -> None:
     url = f"ws://127.0.0.1:{server.port}"
     with connect(f"{url}/echo") as chat:
         chat.send("hello")
-        assert chat.recv(timeout=10) == "hello open"
+        assert chat.recv(timeout=60) == "hello open"
         chat.send("x" * 100_000)
-        assert chat.recv(timeout=10) == "x" * 100_000 + " open"
+        assert chat.recv(timeout=60) == "x" * 100_000 + " open"
     for path in ("/closed", "/nowhere", "/body"):
         with pytest.raises(InvalidStatus, match="403"), connect(url + path):
             pass
@@ -469,9 +469,9 @@ def test_websocket_is_closed_at_shutdown(
             while server.get("/health/ready").status == 200:
                 pass
             chat.send("still here")
-            assert chat.recv(timeout=10) == "still here open"
+            assert chat.recv(timeout=60) == "still here open"
             with pytest.raises(ConnectionClosed) as closed:
-                chat.recv(timeout=30)
+                chat.recv(timeout=60)
         server.process.wait(30)
 
         assert closed.value.rcvd

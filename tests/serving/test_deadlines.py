@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ..harness.server import Server, free_port
+from ..harness.wait import wait_until
 from ..harness.wire import HOST, Wire, log_of
 from .conftest import ServeRoutes
 
@@ -48,10 +49,13 @@ def test_threads_in_use_and_calls_that_wait_are_counted(serve_routes: ServeRoute
     with ThreadPoolExecutor(5) as pool, serve_routes(**settings) as server:
         metrics = dataclasses.replace(server, port=port)
         for _ in range(5):
-            pool.submit(server.get, "/block?seconds=8")
+            pool.submit(server.get, "/block?seconds=20")
         wanted = {"threads_in_use 2.0", "threads_waiting 3.0", "threads_limit 2.0"}
-        while not wanted <= set(metrics.get("/metrics").body.decode().splitlines()):
-            assert server.process.poll() is None  # sampled each second
+
+        def sampled() -> bool:  # each second
+            return wanted <= set(metrics.get("/metrics").body.decode().splitlines())
+
+        wait_until(sampled, "sampled")
 
 
 @pytest.mark.parametrize("below", ["", "/wrapped"])

@@ -12,6 +12,7 @@ import pytest
 from ..harness.load import Load
 from ..harness.project import Project
 from ..harness.server import Server, free_port, serve
+from ..harness.wait import wait_until
 
 # Additional routes that log, fail and count.
 SAYING = """
@@ -103,7 +104,9 @@ def test_request_id_is_accepted_from_the_trusted_proxy_only(
     project: Project, tmp_path: Path, trust: str, taken: bool
 ) -> None:
     clients = ("203.0.113.9", "203.0.113.9:5678")  # some proxies send the port too
-    with serve(project, tmp_path / "log", env={"FORWARDED_ALLOW_IPS": trust}) as server:
+    # One worker: another one that is still starting would ignore SIGTERM.
+    env = {"FORWARDED_ALLOW_IPS": trust, "WEB_CONCURRENCY": "1"}
+    with serve(project, tmp_path / "log", env=env) as server:
         for client in clients:
             sent = {"X-Request-ID": "an-id-that-was-sent", "X-Forwarded-For": client}
             response = server.get("/nowhere", **sent)
@@ -143,14 +146,16 @@ def test_metrics_of_loop_process_and_build_are_exposed(saying: Server) -> None:
         *("event_loop_lag_seconds_count", "process_cpu_seconds_total", "app_info"),
         *("process_resident_memory_bytes", "process_open_fds", "http_requests_in_flight"),
     )
-    values: dict[str, float] = {}
-    while not values.get("event_loop_lag_seconds_count"):  # the first comes after a second
-        assert saying.process.poll() is None
+
+    def sampled() -> bool:  # the first time after a second
         text = metrics.get("/metrics").body.decode()
-        values = {
-            name: float(value)
-            for name, value in re.findall(r"^(\w+)(?:\{.*\})? (\S+)$", text, re.M)
-        }
+        return re.search("^event_loop_lag_seconds_count [1-9]", text, re.M) is not None
+
+    wait_until(sampled, "sampled")
+    text = metrics.get("/metrics").body.decode()
+    values = {
+        name: float(value) for name, value in re.findall(r"^(\w+)(?:\{.*\})? (\S+)$", text, re.M)
+    }
 
     assert set(names) <= values.keys()
     assert values["process_resident_memory_bytes"] > 20 * 2**20

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,12 @@ from ..harness.project import Project
 from ..harness.prometheus import Expression, Prometheus, missing_tools, promtool, scraping
 from ..harness.reference import BROKEN, families
 from ..harness.server import Server, free_port, serve
+from ..harness.wait import WAIT_SECONDS, wait_until
 from ..kubernetes.test_manifests import kustomize, of_kind
 
 if missing := missing_tools():
     pytest.skip(f"no alerts without {', '.join(missing)}", allow_module_level=True)
 
-WAIT_SECONDS = 60
 
 OF_A_POD = {"namespace", "pod", "container", "endpoint"}
 """Labels that the Prometheus operator adds to targets of a PodMonitor, in addition to `job`."""
@@ -390,13 +389,12 @@ class Scraped:
 
         A request is counted after its response; another worker may be scraped before.
         """
-        before, deadline = self._counted(), time.monotonic() + WAIT_SECONDS
+        before = self._counted()
         responses = [self.server.get(path).status for path in ("/large-response", "/no", "/broken")]
         assert responses == [200, 404, 500]
         with connect(f"ws://127.0.0.1:{self.server.port}/socket") as socket:
             socket.send("done")
-        while self._counted() < before + 4:
-            assert time.monotonic() < deadline, self.text
+        wait_until(lambda: self._counted() >= before + 4, "counted", lambda: self.text)
 
     def _counted(self) -> float:
         """Return the number of requests and WebSockets so far."""
@@ -524,9 +522,10 @@ def test_every_panel_has_data_and_every_rule_is_evaluated(scraped: Scraped) -> N
     """Queries like Grafana's, on the metrics scraped from a running service."""
     shown = panels(scraped.project)
     selectors = {one for requested in expressions(scraped.project) for one in requested.selectors}
-    deadline = time.monotonic() + WAIT_SECONDS
-    empty: list[str] = ["not asked yet"]
-    while empty and time.monotonic() < deadline:
+    empty: list[str] = []
+
+    def all_have_data() -> bool:
+        nonlocal empty
         scraped.request()
         empty = [
             f"{title}: {text}"
@@ -540,8 +539,9 @@ def test_every_panel_has_data_and_every_rule_is_evaluated(scraped: Scraped) -> N
             for rule in scraped.prometheus.rules()
             if rule["health"] != "ok"
         ]
+        return not empty
 
-    assert empty == []
+    wait_until(all_have_data, "with data", lambda: "\n".join(empty), seconds=3 * WAIT_SECONDS)
     assert len(scraped.prometheus.rules()) >= 12
 
 
@@ -551,9 +551,11 @@ def test_limits_are_the_sum_over_all_workers(scraped: Scraped, target: str) -> N
         f"http_requests_in_flight_limit {500.0 * workers}\n",
         f"threads_limit {40.0 * workers}\n",
     ]
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not all(limit in scraped.text for limit in limits):  # workers start one after another
-        assert time.monotonic() < deadline, scraped.text
+
+    def summed() -> bool:  # once all workers have started
+        return all(limit in scraped.text for limit in limits)
+
+    wait_until(summed, "the sum", lambda: scraped.text)
 
 
 def has_data(prometheus: Prometheus, text: str) -> bool:

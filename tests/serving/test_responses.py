@@ -2,13 +2,16 @@
 
 import http.client
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ..harness.server import HttpResponse, Server
+from ..harness.wait import wait_until
 from ..harness.wire import HOST, Wire, log_of
 from .conftest import ServeRoutes
 
@@ -62,7 +65,7 @@ def test_full_process_returns_503_with_cors_and_serves_preflights(strict: Server
 
 def test_client_that_sends_the_whole_body_first_reads_the_413(server: Server) -> None:
     for _ in range(20):
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
         connection.request("POST", "/echo", b"x" * 20_000_000)
         assert connection.getresponse().status == 413
         connection.close()
@@ -97,11 +100,14 @@ def test_failed_background_task_is_logged_once(server: Server) -> None:
     response = server.get("/background")
     assert response.status == 200
     request_id = response.headers["x-request-id"]
-    while len(lines := [e for e in server.events if e.get("request_id") == request_id]) < 2:
-        pass  # the task runs after the response
 
-    assert [line["event"] for line in lines] == ["request", "Exception in ASGI application"]
-    assert "in the background" in lines[1]["exception"]
+    def lines() -> list[dict[str, Any]]:
+        return [event for event in server.events if event.get("request_id") == request_id]
+
+    wait_until(lambda: len(lines()) == 2, "logged")  # the task runs after the response
+    request, error = lines()
+    assert (request["event"], error["event"]) == ("request", "Exception in ASGI application")
+    assert "in the background" in error["exception"]
 
 
 def test_upload_into_a_full_disk_is_a_500_with_its_cause(
@@ -110,7 +116,8 @@ def test_upload_into_a_full_disk_is_a_500_with_its_cause(
     part = b'--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
     body = part + b"x" * 3_000_000 + b"\r\n--B--\r\n"
     missing = str(tmp_path / "gone")
-    with serve_routes(MAX_BODY_BYTES="5000000") as server, log_of(server) as log:
+    settings = {"MAX_BODY_BYTES": "5000000", "REQUEST_TIMEOUT_SECONDS": "30"}
+    with serve_routes(**settings) as server, log_of(server) as log:
         server.get(f"/temporary-directory?path={missing}")
         headers = {"Content-Type": "multipart/form-data; boundary=B"}
         paths = ("/upload", "/framework/upload")
@@ -146,11 +153,13 @@ def test_disconnected_client_is_499_not_a_server_error(
 ) -> None:
     with log_of(server) as log:
         wire = Wire(server)
-        wire.send(f"GET {path} HTTP/1.1\r\n".encode(), HOST, b"\r\n")
+        request_id = uuid.uuid4().hex
+        trusted = f"X-Forwarded-For: 192.0.2.1\r\nX-Request-ID: {request_id}\r\n".encode()
+        wire.send(f"GET {path} HTTP/1.1\r\n".encode(), HOST, trusted, b"\r\n")
         if status == 499:
             wire.head()
         wire.close()
-        server.wait_for_log(path)
+        server.wait_for_log(request_id)
 
     assert [line["status"] for line in log if line["event"] == "request"] == [status]
 

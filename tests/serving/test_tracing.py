@@ -12,8 +12,11 @@ import pytest
 from ..conftest import Render
 from ..harness.project import Project
 from ..harness.server import Server, free_port, launch, serve
+from ..harness.wait import wait_until
 
 REQUESTS = 60
+ONE_WORKER = {"WEB_CONCURRENCY": "1"}
+"""Another one that is still starting would ignore SIGTERM, so that the server is killed."""
 
 # A collector that prints one line per span. It has one thread, so that no lines are interleaved.
 COLLECTOR = """
@@ -112,6 +115,8 @@ def test_every_request_of_every_worker_has_a_span(
     with collector(traced, tmp_path) as received:
         env = exporting(received.port, WEB_CONCURRENCY=str(workers))
         with serve(traced, tmp_path / "log", env=env) as server:
+            started = "Application startup complete"
+            wait_until(lambda: server.log.count(started) == workers, "started", lambda: server.log)
             with ThreadPoolExecutor(8) as clients:  # so that several workers serve requests
                 paths = ["/large-response?size_kb=900"] * REQUESTS
                 assert {response.status for response in clients.map(server.get, paths)} == {200}
@@ -130,7 +135,7 @@ def test_every_request_of_every_worker_has_a_span(
 def test_trace_of_another_service_is_continued(traced: Project, tmp_path: Path) -> None:
     trace_id = os.urandom(16).hex()
     with collector(traced, tmp_path) as received:
-        with serve(traced, tmp_path / "log", env=exporting(received.port)) as server:
+        with serve(traced, tmp_path / "log", env=exporting(received.port, **ONE_WORKER)) as server:
             parent = f"00-{trace_id}-{'1' * 16}-01"
             server.get("/large-response?size_kb=1", traceparent=parent)
             server.stop()
@@ -143,7 +148,7 @@ def test_trace_of_another_service_is_continued(traced: Project, tmp_path: Path) 
 def test_unreachable_collector_does_not_delay_requests_or_shutdown(
     traced: Project, target: str, tmp_path: Path
 ) -> None:
-    with serve(traced, tmp_path / "log", env=exporting(free_port())) as server:
+    with serve(traced, tmp_path / "log", env=exporting(free_port(), **ONE_WORKER)) as server:
         assert server.get("/large-response?size_kb=1").status == 200
 
         code = server.stop()
@@ -154,7 +159,7 @@ def test_unreachable_collector_does_not_delay_requests_or_shutdown(
 
 
 def test_no_endpoint_records_no_spans(traced: Project, tmp_path: Path) -> None:
-    with serve(traced, tmp_path / "log") as server:
+    with serve(traced, tmp_path / "log", env=ONE_WORKER) as server:
         assert server.get("/large-response?size_kb=1").status == 200
         server.stop()
 

@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from ..harness.server import Server, free_port
+from ..harness.wait import wait_until
 from ..harness.wire import log_of
 from .conftest import ServeRoutes
 
@@ -25,7 +26,7 @@ def test_ended_websocket_logs_one_line_without_its_query(server: Server) -> None
             request_id = room.response.headers["x-request-id"]
             room.send("bye")
             with pytest.raises(ConnectionClosed):
-                room.recv(timeout=10)
+                room.recv(timeout=60)
         server.wait_for_log(request_id)
 
     [line] = log
@@ -71,7 +72,7 @@ def test_websocket_with_an_unknown_host_is_refused(serve_routes: ServeRoutes) ->
         )
         with connect(url(server, "/echo/1")) as room:
             room.send("hello")
-            assert room.recv(timeout=10) == "hello"
+            assert room.recv(timeout=60) == "hello"
 
 
 def test_more_websockets_than_the_limit_get_503_and_requests_are_served(
@@ -94,8 +95,11 @@ def test_open_ended_and_refused_websockets_are_counted(serve_routes: ServeRoutes
     with serve_routes(METRICS_PORT=str(port)) as server:
         metrics = dataclasses.replace(server, port=port)
         with connect(url(server, "/echo/1")) as room:
-            while "websockets_open 1.0" not in metrics.get("/metrics").body.decode():
-                pass  # sampled each second
+
+            def sampled() -> bool:  # each second
+                return "websockets_open 1.0" in metrics.get("/metrics").body.decode()
+
+            wait_until(sampled, "sampled")
             room.send("bye")
         server.wait_for_log('"close_code":4000')
         with pytest.raises(InvalidStatus, match="403"):
@@ -112,10 +116,10 @@ def test_open_ended_and_refused_websockets_are_counted(serve_routes: ServeRoutes
 def test_websocket_is_closed_at_shutdown(serve_routes: ServeRoutes) -> None:
     with serve_routes() as server, connect(url(server, "/echo/1")) as room:
         room.send("hello")
-        assert room.recv(timeout=10) == "hello"
+        assert room.recv(timeout=60) == "hello"
         server.process.terminate()
         with pytest.raises(ConnectionClosed) as ended:
-            room.recv(timeout=30)
+            room.recv(timeout=60)
         server.process.wait(30)
 
     assert ended.value.rcvd is not None
@@ -125,6 +129,6 @@ def test_websocket_is_closed_at_shutdown(serve_routes: ServeRoutes) -> None:
 
 
 def test_plain_request_to_a_websocket_route_is_a_client_error(server: Server) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     connection.request("GET", "/echo/1")
     assert connection.getresponse().status == 404

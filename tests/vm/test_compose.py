@@ -186,7 +186,7 @@ def test_deploy_of_a_new_version_loses_no_request(stack: Stack) -> None:
         await load.answered(load.tally.answered + 200)
         return await load.stop()
 
-    tally = asyncio.run(asyncio.wait_for(replace(), timeout=120))
+    tally = asyncio.run(asyncio.wait_for(replace(), timeout=900))
 
     assert (tally.failed, tally.lost, tally.refused) == (0, 0, 0), tally
     assert "/large-response" in stack.container("next").logs(), "it never served"
@@ -196,7 +196,7 @@ def test_nginx_and_service_stop_within_their_grace_period(stack: Stack) -> None:
     """The last test of this stack; the exit code of SIGKILL would be 137."""
     stack.compose("stop")
 
-    codes = {name: stack.container(name).wait(timeout=1) for name in ("app", "nginx")}
+    codes = {name: stack.container(name).wait(timeout=120) for name in ("app", "nginx")}
 
     assert codes == {"app": 0, "nginx": 0}
 

@@ -426,6 +426,7 @@ def test_interrupted_deploy_is_completed_by_the_next(serving: Serving) -> None:
         setsid {service.path}/deploy/vm/deploy & deploy=$!
         until systemctl --quiet is-active {service.slug}-next.service; do sleep 0.1; done
         kill -9 -- -$deploy
+        until flock --nonblock /run/lock/{service.slug}-deploy true; do sleep 0.1; done
         """,
     )
     assert service.version in (version, "cut off")

@@ -28,7 +28,9 @@ def mended(installed: Service) -> Iterator[Service]:
 def journal_of(service: Service, *command: str) -> list[str]:
     """Return the unit's journal since the start of a failing command."""
     before = len(service.machine.journal(service.unit))
-    assert service.machine.run(*command, check=False).returncode != 0
+    # Stopped at once, because systemd starts it again after two seconds.
+    script = f'"$@"; status=$?; systemctl stop {service.unit}; exit $status'
+    assert service.machine.run("sh", "-c", script, "sh", *command, check=False).returncode != 0
     return service.machine.journal(service.unit)[before:]
 
 
@@ -36,6 +38,7 @@ def test_reload_of_a_broken_version_keeps_the_old_workers(
     installed: Service, machine: Machine
 ) -> None:
     """Without a check, HUP would stop gunicorn."""
+    machine.wait_until(lambda: len(installed.workers) == 2, "started")
     workers = installed.workers
     config = f"/opt/{installed.slug}/current/deploy/vm/gunicorn.conf.py"
     machine.run("cp", config, "/root/whole.py")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -47,7 +48,9 @@ def test_killed_worker_loses_only_its_requests_in_flight(installed: Service, rep
 
     def kill() -> None:
         installed.machine.run("kill", "-9", str(victim))
-        installed.machine.wait_until(lambda: len(installed.workers) == 2, "replaced")
+        installed.machine.wait_until(
+            lambda: victim not in installed.workers and len(installed.workers) == 2, "replaced"
+        )
 
     tally = installed.under_load(kill)
 
@@ -101,8 +104,11 @@ def stingy(installed: Service) -> Iterator[Service]:
 def test_journal_has_one_line_for_each_request_under_load(stingy: Service) -> None:
     tally = stingy.under_load(lambda: None, requests=5_000, paths=("/hold?seconds=0",))
 
-    lines = [line for line in stingy.machine.journal(stingy.unit) if '"route":"/hold"' in line]
-    assert len(lines) == tally.answered
+    def lines() -> int:
+        return sum('"route":"/hold"' in line for line in stingy.machine.journal(stingy.unit))
+
+    stingy.machine.wait_until(lambda: lines() >= tally.answered, "logged")
+    assert lines() == tally.answered
 
 
 def counted(service: Service, path: str) -> int:
@@ -125,6 +131,9 @@ def test_four_workers_share_counts_across_reload_and_kill(installed: Service) ->
         machine.run("systemctl", "reload", installed.unit)
         machine.wait_until(lambda: not set(workers) & set(installed.workers), "replaced")
 
+    def has_counted(number: int) -> bool:
+        return counted(installed, "/worker") >= number
+
     answered = 0
     for event, path in [
         (lambda: None, "/worker"),
@@ -134,6 +143,7 @@ def test_four_workers_share_counts_across_reload_and_kill(installed: Service) ->
         tally = installed.under_load(event, requests=2_000, paths=(path,))
         if path == "/worker":
             answered += tally.answered
+        machine.wait_until(partial(has_counted, answered), "counted")  # after the response
         for _ in range(10):  # any worker may respond
             assert counted(installed, "/worker") == answered
 

@@ -15,8 +15,9 @@ from websockets.sync.client import connect
 
 from ..harness.project import Project
 from ..harness.server import START_SECONDS, Server, free_port, launch
+from ..harness.wait import wait_until
 from ..harness.wire import HOST, Wire
-from .test_metrics import wait_until, workers
+from .test_metrics import workers
 
 APPLICATION = """
 import asyncio

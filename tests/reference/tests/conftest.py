@@ -1,5 +1,6 @@
 """What the tests share."""
 
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -18,13 +19,15 @@ KEY = "a-key"
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """Settings with secrets and an empty database."""
-    return Settings(
-        api_token=SecretStr(TOKEN),
-        signature_key=SecretStr(KEY),
-        database_file=tmp_path / "ledger.db",
-    )
+def settings() -> Iterator[Settings]:
+    """Settings with secrets and an empty database, in memory where the system allows it."""
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
+    with tempfile.TemporaryDirectory(dir=memory) as directory:
+        yield Settings(
+            api_token=SecretStr(TOKEN),
+            signature_key=SecretStr(KEY),
+            database_file=Path(directory) / "ledger.db",
+        )
 
 
 @pytest.fixture
