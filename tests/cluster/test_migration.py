@@ -30,6 +30,7 @@ POSTGRESQL = "docker.io/library/postgres:18"
 ENVIRONMENT = "deploy/kubernetes/overlays/staging/environment/kustomization.yaml"
 PODS = "198.51.100.0/24"
 """The network of the cluster's pods, as CIDR."""
+OTHER_IMAGE = "registry.example.com/other:1"
 REQUESTS = 20_000
 RATE = 400
 SECONDS = 1800
@@ -152,6 +153,27 @@ def test_interrupted_migration_is_stopped_and_rolled_back(service: Service) -> N
     assert rest.endswith("deploy: rolling back\n")
     assert service.state() == before
     assert jobs(service) == []
+
+
+def test_deploy_that_is_overtaken_during_its_migration_is_not_rolled_back(
+    service: Service,
+) -> None:
+    before = service.state()
+    name = f"deployment/{service.slug}"
+    started, output = start_deploy(service, "job.batch/", MISSING_IMAGE, PATIENCE="300")
+    service.kubectl("set", "image", name, f"app={OTHER_IMAGE}")
+
+    started.send_signal(signal.SIGTERM)
+    rest, _ = started.communicate(timeout=600)
+    [container] = service.deployment()["spec"]["template"]["spec"]["containers"]
+    restored, why = service.deploy()
+
+    assert started.returncode == 128 + signal.SIGTERM, output + rest
+    kept = f"another deploy has meanwhile set the image {OTHER_IMAGE}: nothing is rolled back"
+    assert rest.endswith(f"deploy: {kept}\n")
+    assert container["image"] == OTHER_IMAGE
+    assert restored == 0, why
+    assert service.state() == before
 
 
 def test_rolling_update_with_a_migration_loses_no_request_and_no_committed_row(

@@ -115,6 +115,16 @@ def test_pools_of_all_pods_fit_the_connection_budget(
         assert f"of {connections}\n" in output
 
 
+def test_sidecar_is_not_taken_for_the_service(render: Render) -> None:
+    manifests = overlay(render(deployment="kubernetes", database="postgresql"), "production")
+    [deployment] = [each for each in manifests if each["kind"] == "Deployment"]
+    deployment["spec"]["template"]["spec"]["containers"].insert(0, {"name": "proxy"})
+
+    status, output = check_connections(manifests)
+
+    assert status == 0, output
+
+
 @pytest.mark.parametrize(
     ("kind", "path", "value"),
     [

@@ -18,7 +18,7 @@ import os  # noqa: E402
 from collections.abc import AsyncIterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from fastapi import Request, WebSocket  # noqa: E402
+from fastapi import Request, Response, WebSocket  # noqa: E402
 from fastapi.responses import StreamingResponse  # noqa: E402
 
 VERSION = "1"
@@ -27,6 +27,12 @@ VERSION = "1"
 @app.get("/version")
 async def version() -> str:
     return VERSION
+
+
+@app.get("/cookies")
+async def cookies(response: Response) -> None:
+    for number in range(3):
+        response.set_cookie(f"part-{{number}}", "x" * 4_000)
 
 
 @app.get("/worker")

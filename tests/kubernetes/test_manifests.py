@@ -504,7 +504,7 @@ def test_route_targets_the_service(overlay: Path, manifests: list[Manifest]) -> 
             "rules": [
                 {
                     "backendRefs": [{"name": name, "port": port["port"]}],
-                    "timeouts": {"request": "30s"},
+                    "timeouts": {"request": "0s"},
                 }
             ],
         }

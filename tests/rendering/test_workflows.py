@@ -216,6 +216,25 @@ def test_nothing_is_deployed_without_deploy_to(release: dict[str, Job], environm
     assert "image" in job["needs"]
 
 
+def test_production_is_deployed_only_after_a_staging_that_succeeded_or_was_skipped(
+    release: dict[str, Job],
+) -> None:
+    """The result of a job that ran into its timeout is `cancelled`."""
+    results = set(re.findall(r"needs\.staging\.result (\S+) '(\w+)'", release["production"]["if"]))
+
+    assert results == {("==", "success"), ("==", "skipped")}
+
+
+@pytest.mark.parametrize("target", ["kubernetes"], indirect=True)
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_deploy_receives_the_signals_of_its_job(
+    release: dict[str, Job], environment: str, target: str
+) -> None:
+    last = release[environment]["steps"][-1]["run"].splitlines()[-1]
+
+    assert last.startswith("exec deploy/kubernetes/deploy ")
+
+
 def test_gitlab_publishes_and_deploys_under_the_same_conditions(pipeline: Path) -> None:
     jobs: dict[str, Any] = yaml.safe_load(pipeline.read_text())
 

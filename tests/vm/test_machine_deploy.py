@@ -139,6 +139,35 @@ def test_dry_run_on_a_new_host_changes_nothing(bare: Service) -> None:
     assert files(bare.machine) == before
 
 
+def test_nginx_without_sites_enabled_prints_one_line(bare: Service) -> None:
+    """The package of nginx.org has only conf.d."""
+    machine, file = bare.machine, "/etc/nginx/nginx.conf"
+    machine.run("cp", "--archive", file, "/root/nginx.conf")
+    machine.run("sed", "--in-place", "/sites-enabled/d", file)
+
+    status, lines = bare.deploy(check=False)
+    machine.run("mv", "/root/nginx.conf", file)
+
+    assert status == 1
+    assert lines[-1].startswith("deploy: /etc/nginx/nginx.conf includes no sites-enabled/*: ")
+
+
+def test_rejected_first_deploy_leaves_the_other_sites_of_the_host(bare: Service) -> None:
+    machine, site = bare.machine, f"deploy/vm/nginx/{bare.slug}.conf"
+    places = ("/etc/nginx", "/etc/systemd/system")
+    find = ("find", *places, "-name", f"*{bare.slug}*", "-o", "-path", "*/sites-enabled/*")
+    before = machine.run(*find).stdout
+    bare.edit(site, "^server {$", "broken;\nserver {")
+
+    status, lines = bare.deploy(check=False)
+    bare.edit(site, "^broken;\n", "")
+
+    assert status == 1
+    assert lines[-1] == "deploy: nginx rejects the site"
+    assert machine.run(*find).stdout == before
+    machine.run("nginx", "-t")
+
+
 def test_first_deploy_installs_everything(bare: Service) -> None:
     bare.install()
 
@@ -255,6 +284,8 @@ def test_version_that_starts_only_in_the_rehearsal_is_rolled_back(serving: Servi
     unit = f"deploy/vm/systemd/{service.slug}.service"
     check = f"ExecStartPre=/bin/sh -c 'test %N = {service.slug}-next'"
     service.edit(unit, "^ExecStart=", f"{check}\nExecStart=")
+    previous = ("readlink", f"/opt/{service.slug}/previous")
+    release = service.machine.run(*previous).stdout
     output: list[str] = []
 
     tally = service.under_load(lambda: output.extend(service.deploy(check=False)[1]))
@@ -263,6 +294,7 @@ def test_version_that_starts_only_in_the_rehearsal_is_rolled_back(serving: Servi
     assert any(line.startswith("rollback ") for line in output), output
     assert re.fullmatch(r"deploy: \S+ does not start on \S+; \S+ keeps serving", output[-1])
     assert_still_serves(service, version, master(service))
+    assert service.machine.run(*previous).stdout == release, "--rollback returns to it"
 
 
 @pytest.mark.parametrize("setting", ["ENVIRONMENT=prod", "WEB_CONCURRENCY=many"])

@@ -177,6 +177,13 @@ def downloaded(service: Service, path: str, accepted: str) -> tuple[int, list[st
     return int(size), re.findall(r"^content-encoding: (\S+)", head, re.I | re.M)
 
 
+def test_response_with_large_headers_is_proxied(site: Service) -> None:
+    response = fetch(site, "/cookies")
+
+    assert response.status == 200
+    assert [len(cookie) > 4_000 for cookie in response.headers["set-cookie"]] == [True] * 3
+
+
 def test_client_address_and_request_id_cannot_be_forged(site: Service) -> None:
     before = len(site.machine.journal(site.unit))
     forged = {

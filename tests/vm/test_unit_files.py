@@ -1,11 +1,13 @@
-"""The units of a VM, checked by systemd's tools."""
+"""The units, the site and the deploy script of a VM, checked without a host."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from ..conftest import Render
 from ..harness import host
 from ..harness.project import Project
 
@@ -65,3 +67,35 @@ def test_ineffective_address_filter_prints_one_line(
 
     assert result.returncode != 0
     assert ("has no effect without IPAddressDeny=any" in result.stdout) == refused, result.stdout
+
+
+@pytest.mark.parametrize("length", [22, 23, 32])
+def test_nginx_accepts_the_site_of_a_long_name(
+    render: Render, target: str, tmp_path: Path, length: int
+) -> None:
+    """nginx limits the length of a variable's name, which begins with that of the package."""
+    name = ("orders notification service of europe")[:length]
+    project = render(deployment=target, project_name=name, package_name=name.replace(" ", "_"))
+    site = host.site_file(project).read_text()
+
+    command = [*host.nginx_command(site, tmp_path), "-t"]
+    result = subprocess.run(command, capture_output=True, text=True)
+
+    assert len(project.package) == length
+    assert result.returncode == 0, result.stderr
+
+
+def test_machine_without_gnu_tar_prints_one_line(project: Project, tmp_path: Path) -> None:
+    shutil.copytree(project.path / "deploy", tmp_path / "deploy")
+    (tmp_path / "uv.lock").touch()
+    (tmp_path / "tar").write_text("#!/bin/sh\necho bsdtar 3.5.3\n")
+    (tmp_path / "tar").chmod(0o755)
+
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ("deploy/vm/deploy", "--host", "host.invalid")
+    result = Project(tmp_path).run(*command, env=env, check=False)
+
+    assert result.returncode == 1
+    assert result.stdout == (
+        "deploy: the tar of this machine is not GNU tar: put GNU tar first in PATH\n"
+    )

@@ -59,7 +59,9 @@ def faults(manifests: list[dict[str, Any]]) -> list[str]:
     }
     messages = []
     for deployment in of_kind(manifests, "Deployment"):
-        [container, *_] = deployment["spec"]["template"]["spec"]["containers"]
+        containers = deployment["spec"]["template"]["spec"]["containers"]
+        # An overlay may add sidecars, before or after the container of the service.
+        container = next((each for each in containers if each["name"] == "app"), containers[0])
         settings: dict[str, str] = {}
         for source in container.get("envFrom", []):
             settings |= config_maps.get(source.get("configMapRef", {}).get("name"), {})
