@@ -179,6 +179,43 @@ def test_failed_commit_is_a_500_and_slow_commit_ends_before_the_response(
         database.sql("DROP FUNCTION late CASCADE", DATABASE)
 
 
+def test_commit_that_ends_after_the_deadline_is_not_a_504(
+    start: Start, database: PostgreSQL
+) -> None:
+    database.sql(
+        f"""
+        CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM pg_sleep({R / 5}); RETURN NEW; END $$;
+        CREATE CONSTRAINT TRIGGER late AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION late()""",
+        DATABASE,
+    )
+    try:
+        with start() as server:
+            assert server.request("POST", f"/both?wait={R - 1}").status == 200
+            assert texts(database) == ["debit", "credit"]
+    finally:
+        database.sql("DROP FUNCTION late CASCADE", DATABASE)
+
+
+def test_error_of_a_statement_is_logged_without_its_parameters(start: Start) -> None:
+    with start() as server:
+        assert server.request("POST", "/twice?secret=hunter2").status == 500
+
+        server.wait_for_log("UniqueViolation")
+        assert "INSERT INTO notes" in server.log
+        lines = [line for line in server.log.splitlines() if "/twice" not in line]
+        assert not any("hunter2" in line for line in lines), lines
+
+
+def test_session_used_after_its_end_is_an_error_and_holds_no_connection(start: Start) -> None:
+    with start() as server:
+        assert server.request("POST", "/after").status == 200
+
+        server.wait_for_log("This Session has been permanently closed")
+        assert b'"in_use":0' in server.get("/pool").body
+
+
 def test_full_pool_is_a_503_with_retry_after(start: Start) -> None:
     with start() as server:
         at_once(lambda: server.get("/hold?seconds=0.2"), POOL)  # opens the connections
@@ -495,6 +532,27 @@ def test_migration_of_a_locked_table_is_retried(
     assert rest[-1] == "the schema is at 0002"
     assert migrating.returncode == 0
     assert database.sql("SELECT author FROM notes", "migrated") == []
+
+
+def test_index_is_built_concurrently_beside_a_longer_transaction(
+    service: Project, database: PostgreSQL, migration: Migration
+) -> None:
+    """The index waits for it for longer than a lock."""
+    migration(
+        "with op.get_context().autocommit_block():",
+        '    op.execute("CREATE INDEX CONCURRENTLY late ON notes (created_at)")',
+    )
+    sleeping = (
+        "SELECT 1 FROM pg_stat_activity"
+        " WHERE query LIKE '%pg_sleep(6)%' AND pid <> pg_backend_pid()"
+    )
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(database.sql, "BEGIN; SELECT pg_sleep(6)", "migrated")
+        wait_until(lambda: database.sql(sleeping) != [], "sleeping")
+        output = migrate(service, database, "migrated").stdout
+
+    assert output.splitlines()[-1] == "the schema is at 0002"
+    assert "locked" not in output
 
 
 def test_concurrent_migrations_run_one_after_the_other(

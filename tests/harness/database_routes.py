@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy import Engine, create_engine, text
@@ -50,6 +50,20 @@ async def unfit(session: DatabaseSession) -> dict[str, str]:
     session.add(Note(text="unfit"))
     await session.flush()
     return {"number": "none"}
+
+
+@app.post("/twice")
+async def twice(session: DatabaseSession, secret: str) -> None:
+    """Violate the primary key."""
+    statement = text("INSERT INTO notes (id, text) VALUES (1000000, :secret)")
+    for _ in range(2):
+        await session.execute(statement, {"secret": secret})
+
+
+@app.post("/after")
+async def after(session: DatabaseSession, tasks: BackgroundTasks) -> None:
+    """Use the session after its end."""
+    tasks.add_task(session.execute, text("SELECT 1"))
 
 
 @app.get("/hold")

@@ -213,6 +213,26 @@ def test_wrong_setting_prints_one_line_and_no_worker_is_respawned(
     assert "Traceback" not in log
 
 
+def test_middleware_that_cannot_be_created_stops_the_start(
+    project: Project, tmp_path: Path
+) -> None:
+    """Otherwise uvicorn would serve without a lifespan."""
+    (tmp_path / "broken.py").write_text(
+        f"from {project.package}.app import create_app\n"
+        "class Broken:\n"
+        "    def __init__(self, app):\n"
+        "        raise RuntimeError('no key for the middleware')\n"
+        "app = create_app()\n"
+        "app.add_middleware(Broken)\n"
+    )
+    replace = {f"{project.package}.app:app": "broken:app"}
+
+    code, log = start_badly(project, tmp_path / "log", replace, {"PYTHONPATH": str(tmp_path)})
+
+    assert code == 3
+    assert "no key for the middleware" in log
+
+
 def test_check_command_prints_one_line_per_error(project: Project) -> None:
     check = (project.program("python"), "-m", f"{project.package}.serving")
     production = {"ENVIRONMENT": "production"}

@@ -5,7 +5,7 @@ import signal
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,21 +93,27 @@ pytestmark = pytest.mark.parametrize("target", ["vm"], indirect=True, scope="ses
 
 @contextmanager
 def served(
-    project: Project, directory: Path, configuration: str = CONFIGURATION, workers: int = 1
+    project: Project,
+    directory: Path,
+    configuration: str = CONFIGURATION,
+    workers: int = 1,
+    application: str = APPLICATION,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Server]:
-    """Yield gunicorn with the application above, ready or exited."""
-    (directory / "ending.py").write_text(APPLICATION.format(package=project.package))
+    """Yield gunicorn with an application, by default the one above, ready or exited."""
+    (directory / "ending.py").write_text(application.format(package=project.package))
     (directory / "gunicorn.conf.py").write_text(configuration)
     port = free_port()
-    env = {
+    variables = {
         "BIND": f"127.0.0.1:{port}",
         "ENVIRONMENT": "production",
         "METRICS_PORT": "0",
         "PYTHONPATH": str(directory),
         "WEB_CONCURRENCY": str(workers),
+        **(env or {}),
     }
     command = [project.program("gunicorn"), "--config", f"{directory}/gunicorn.conf.py"]
-    with launch(project, [*command, "ending:app"], directory / "log", port, env) as server:
+    with launch(project, [*command, "ending:app"], directory / "log", port, variables) as server:
         wait_until(lambda: has_started(server) or server.process.poll() is not None, "started")
         yield server
 
@@ -162,6 +168,67 @@ def test_sigquit_of_the_master_exits_at_once(
 
         assert server.stop(number) == 0
         assert not lives(worker)
+
+
+# ── A start that fails ────────────────────────────────────────────────────────────────────────
+
+DEPENDENT = """
+import os
+from contextlib import asynccontextmanager
+
+from {package}.app import create_app
+from {package}.serving.process import worker
+
+app = create_app()
+service_lifespan = app.router.lifespan_context
+
+
+@asynccontextmanager
+async def lifespan(app):
+    if os.path.exists(os.environ["AWAY"]):
+        raise ConnectionRefusedError("the cache is away")
+    async with service_lifespan(app) as state:
+        yield state
+
+
+app.router.lifespan_context = lifespan
+
+
+@app.get("/has-started")
+async def has_started() -> int:
+    return worker._has_started[0]
+"""
+
+
+def test_worker_that_does_not_start_leaves_the_others_and_is_replaced_later(
+    project: Project, tmp_path: Path
+) -> None:
+    away = tmp_path / "away"
+    env = {"AWAY": str(away)}
+    with served(project, tmp_path, workers=2, application=DEPENDENT, env=env) as server:
+        wait_until(lambda: server.log.count("Application startup complete") == 2, "both")
+        other, victim = workers(server)
+        wait_until(lambda: server.get("/has-started").body == b"1", "known to the others")
+        away.touch()
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for_log("A worker did not start: the next attempt is in 2 s")
+
+        assert lives(other)
+        assert server.get("/health/ready").status == 200
+        away.unlink()
+        wait_until(lambda: server.log.count("Application startup complete") == 3, "replaced")
+        assert lives(other)
+        assert server.process.poll() is None
+
+
+def test_first_start_that_fails_stops_gunicorn(project: Project, tmp_path: Path) -> None:
+    away = tmp_path / "away"
+    away.touch()
+    env = {"AWAY": str(away)}
+    with served(project, tmp_path, workers=2, application=DEPENDENT, env=env) as server:
+        assert server.process.wait(START_SECONDS) == 3
+
+    assert "the cache is away" in server.log
 
 
 # ── TLS ───────────────────────────────────────────────────────────────────────────────────────

@@ -60,6 +60,8 @@ class Readiness:
         self._outcomes: dict[str, Outcome] = {}
         self._running: asyncio.Task[dict[str, Outcome]] | None = None
         self._fresh_until = 0.0
+        # Calls that were cancelled at their timeout, by the name of the check.
+        self._overdue: dict[str, asyncio.Task[object]] = {}
 
     def add(
         self,
@@ -109,8 +111,8 @@ class Readiness:
     async def _run(self, name: str) -> Outcome:
         check, reason = self._checks[name], ""
         try:
-            async with asyncio.timeout(check.timeout):
-                outcome = Outcome.FAILED if await check.function() is False else Outcome.OK
+            ended = await self._call(name, check)
+            outcome = Outcome.FAILED if ended.result() is False else Outcome.OK
         except TimeoutError:
             outcome = Outcome.TIMEOUT
         except Exception as error:
@@ -119,3 +121,28 @@ class Readiness:
             logger.warning("Check %s: %s%s", name, outcome, reason)
         self._outcomes[name] = outcome
         return outcome
+
+    async def _call(self, name: str, check: Check) -> asyncio.Task[object]:
+        """Return the ended call of a check. Raises `TimeoutError` after its timeout.
+
+        It is cancelled then, but not waited for: its clean-up may take longer than a probe waits.
+        Until it has ended, the check is not called again.
+        """
+
+        async def call() -> object:
+            return await check.function()
+
+        overdue = self._overdue.get(name)
+        if overdue and not overdue.done() and overdue.get_loop() is asyncio.get_running_loop():
+            raise TimeoutError
+        called = asyncio.create_task(call())
+        try:
+            await asyncio.wait({called}, timeout=check.timeout)
+        finally:
+            if not called.done():
+                self._overdue[name] = called
+                called.add_done_callback(lambda task: task.cancelled() or task.exception())
+                called.cancel()
+        if not called.done():
+            raise TimeoutError
+        return called

@@ -48,6 +48,13 @@ Origin = Annotated[
     str, BeforeValidator(lower), Field(pattern=r"^(?:\*|https?://[a-z0-9.-]+(?::[0-9]+)?)$")
 ]
 Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split)]
+# A name or an address as in a URL, without scheme, port and path.
+Host = Annotated[
+    str,
+    BeforeValidator(lower),
+    Field(pattern=r"^(?:\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])$"),
+]
+Hosts = Annotated[tuple[Host, ...], NoDecode, BeforeValidator(split)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)]
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -93,7 +100,7 @@ class ServingSettings(BaseSettings):
     # sockets (client, database), so this stays below the usual limit of 1,024 open files.
     max_concurrency: int = Field(default=500, ge=1)
     # `*.example.com` matches every subdomain; `*` accepts every name, if the proxy checks it.
-    allowed_hosts: Names = Field(default=("*",), min_length=1)
+    allowed_hosts: Hosts = Field(default=("*",), min_length=1)
 
     # Whether to serve /docs, /redoc and /openapi.json; None: except in production.
     docs: bool | None = None

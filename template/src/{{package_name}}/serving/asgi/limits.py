@@ -72,4 +72,5 @@ def is_health(scope: Scope) -> bool:
 
 def is_preflight(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
     """Return whether a request is a CORS preflight."""
-    return scope.get("method") == "OPTIONS" and b"access-control-request-method" in headers
+    names = (b"origin", b"access-control-request-method")
+    return scope.get("method") == "OPTIONS" and all(name in headers for name in names)

@@ -15,6 +15,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool, PoolProxiedConnection
 
+from ..budget import REQUEST_TIMEOUT_SECONDS
 from . import metrics
 from .settings import DatabaseSettings
 
@@ -63,18 +64,19 @@ class Database:
     """The engine and its sessions, bound to an event loop: the lifespan creates it."""
 
     def __init__(self, settings: DatabaseSettings) -> None:
-        limit = settings.request_timeout_seconds
+        limit, longest = settings.request_timeout_seconds, REQUEST_TIMEOUT_SECONDS
         self._dsn = settings.dsn
         self._is_down = False
         # The server cancels a statement one second before the deadline of its request, so that the
-        # connection stays usable; asyncpg waits one second longer for the response.
+        # connection stays usable. The other timeouts are those of the longest deadline that a route
+        # may declare; such a route sets its own `statement_timeout`.
         self._options: dict[str, Any] = {
             "timeout": min(CONNECT_SECONDS, limit),
-            "command_timeout": limit + 1,
+            "command_timeout": longest + 1,
             "server_settings": {
                 "application_name": __name__.partition(".")[0],
                 "statement_timeout": milliseconds(max(limit - 1, limit / 2)),
-                "idle_in_transaction_session_timeout": milliseconds(limit),
+                "idle_in_transaction_session_timeout": milliseconds(longest),
             },
         }
         self.engine = create_async_engine(
@@ -86,10 +88,14 @@ class Database:
             pool_timeout=min(POOL_SECONDS, limit / 2),
             pool_recycle=RECYCLE_SECONDS,
             pool_use_lifo=True,
+            hide_parameters=True,  # errors are logged with their statement
         )
         event.listen(self.engine.sync_engine, "checkout", refuse_closed)
-        # Objects stay readable after the commit, while the response is built from them.
-        self.sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        # Objects stay readable after the commit, while the response is built from them. A session
+        # that is used after its end raises an error: it would open a transaction that never ends.
+        self.sessions = async_sessionmaker(
+            self.engine, expire_on_commit=False, close_resets_only=False
+        )
 
     @property
     def pool(self) -> Pool:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 from alembic import command
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -23,6 +23,9 @@ LOCK_KEY = 0x6D696772617465
 LOCK_MILLISECONDS = 2000
 LOCK_ATTEMPTS = 10
 LOCK_NOT_AVAILABLE = "55P03"
+# Such a statement waits for older transactions, and blocks no others. Ended by the lock timeout, it
+# would leave an invalid index.
+CONCURRENTLY = re.compile(r"\s*(?:ALTER|CREATE|DROP|REFRESH|REINDEX)\b[^;']*\bCONCURRENTLY\b", re.I)
 # Network policies and a starting server may reject connections in the first seconds.
 CONNECT_ATTEMPTS = 6
 # Seconds to wait for another deployment's migration.
@@ -149,8 +152,30 @@ async def engine_of(
             attempt += 1
             await asyncio.sleep(1)
 
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=connect, poolclass=NullPool, hide_parameters=True
+    )
+    event.listen(engine.sync_engine, "before_cursor_execute", wait_for_transactions)
+    event.listen(engine.sync_engine, "after_cursor_execute", limit_waiting_again)
     try:
         yield engine
     finally:
         await engine.dispose()
+
+
+def wait_for_transactions(connection: Connection, _: object, statement: str, *__: object) -> None:
+    """Lift the lock timeout before a statement with CONCURRENTLY."""
+    if CONCURRENTLY.match(statement):
+        _set_lock_timeout(connection, 0)
+
+
+def limit_waiting_again(connection: Connection, _: object, statement: str, *__: object) -> None:
+    """Restore the lock timeout after a statement with CONCURRENTLY."""
+    if CONCURRENTLY.match(statement):
+        _set_lock_timeout(connection, LOCK_MILLISECONDS)
+
+
+def _set_lock_timeout(connection: Connection, milliseconds: int) -> None:
+    cursor = connection.connection.cursor()
+    cursor.execute(f"SET lock_timeout = {milliseconds}")
+    cursor.close()

@@ -7,6 +7,8 @@ from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
+from ..asgi.deadlines import end_deadline
+
 if TYPE_CHECKING:
     from .engine import Database
 
@@ -20,6 +22,7 @@ async def session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
     database: Database = connection.state.database
     async with database.session() as opened:
         yield opened
+        end_deadline(connection.scope)  # a 504 would deny what the commit has stored
 
 
 DatabaseSession = Annotated[AsyncSession, Depends(session, scope="function")]

@@ -1,10 +1,12 @@
 """The gunicorn worker: uvicorn on uvloop and httptools, with a bounded shutdown."""
 
 import asyncio
+import mmap
 import multiprocessing
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 from gunicorn.arbiter import Arbiter
@@ -28,8 +30,12 @@ HEARTBEAT_SECONDS = 1
 # TLS settings with the same name in gunicorn and uvicorn.
 TLS = ("keyfile", "certfile", "cert_reqs", "ca_certs", "ciphers")
 
-# Created before the fork: all workers share it.
+# A worker that does not start is replaced after this delay, if another one has started before.
+RETRY_SECONDS = 2
+
+# Created before the fork: all workers share them.
 _first_failure = multiprocessing.get_context("fork").Semaphore(1)
+_has_started = mmap.mmap(-1, 1)  # one byte: whether a worker of this master has ever started
 
 
 class ServingLogger(Logger):
@@ -61,8 +67,9 @@ class ServingWorker(Worker):
     def run(self) -> None:
         """Serve until a signal; exit with `WORKER_BOOT_ERROR` if the start fails.
 
-        That status stops gunicorn. A second worker exits with 1, because gunicorn would print a
-        traceback.
+        That status stops gunicorn and all workers. So a worker exits with 1 once another one has
+        started: what it needs may be away for a moment. A second worker that fails at the start of
+        gunicorn exits with 1, too, because gunicorn would print a traceback.
         """
         self.server = Server(self._config())
         try:
@@ -70,8 +77,13 @@ class ServingWorker(Worker):
             with asyncio.Runner(loop_factory=self.server.config.get_loop_factory()) as runner:
                 runner.run(self._serve())
         except SystemExit as exit_:
-            boot_failed = exit_.code == Arbiter.WORKER_BOOT_ERROR
-            if boot_failed and not _first_failure.acquire(block=False):
+            if exit_.code != Arbiter.WORKER_BOOT_ERROR:
+                raise
+            if _has_started[0]:
+                self.log.error("A worker did not start: the next attempt is in %s s", RETRY_SECONDS)
+                time.sleep(RETRY_SECONDS)
+                sys.exit(1)
+            if not _first_failure.acquire(block=False):
                 sys.exit(1)
             raise
 
@@ -94,6 +106,7 @@ class ServingWorker(Worker):
             self.wsgi,
             loop="uvloop",  # "auto" falls back to asyncio and h11 silently
             http="httptools",
+            lifespan="on",  # "auto" serves without a lifespan whose start has raised an exception
             log_config=None,
             server_header=False,
             forwarded_allow_ips=self.cfg.forwarded_allow_ips,
@@ -113,6 +126,7 @@ class ServingWorker(Worker):
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     async def _beat(self) -> None:
+        _has_started[0] = 1
         self.notify()  # type: ignore[no-untyped-call]
         if os.getppid() != self.ppid:  # the master is gone
             self.server.should_exit = True
