@@ -142,9 +142,11 @@ class Service:
     def deployment(self) -> Any:
         return self.cluster.get("deployment", self.slug, f"--namespace={self.namespace}")
 
-    def wait_for_two_pods(self) -> None:
+    def wait_for_autoscaler(self) -> None:
         """Wait until the autoscaler has set its minimum, and these pods are ready."""
-        self.cluster.wait_until(lambda: self.deployment()["spec"]["replicas"] == 2, "two pods")
+        autoscaler = self.cluster.get("hpa", self.slug, f"--namespace={self.namespace}")
+        least = autoscaler["spec"]["minReplicas"]
+        self.cluster.wait_until(lambda: self.deployment()["spec"]["replicas"] == least, "scaled")
         self.kubectl("rollout", "status", f"deployment/{self.slug}", "--timeout=600s")
 
 
@@ -224,7 +226,7 @@ def first(rendered: Project, cluster: Any, image: str) -> tuple[Service, str]:
     service = Service(rendered, cluster, image)
     status, output = service.deploy()
     assert status == 0, output
-    service.wait_for_two_pods()
+    service.wait_for_autoscaler()
     return service, output
 
 
@@ -677,7 +679,7 @@ def test_role_of_the_bootstrap_can_deploy_and_roll_back_only(
     elsewhere, refused = service.deploy("staging", service.image, kubeconfig=kubeconfig)
     status, output = service.deploy("production", service.image, kubeconfig=kubeconfig)
     assert status == 0, output
-    service.wait_for_two_pods()
+    service.wait_for_autoscaler()
     before = service.state()
     service.edit("ENVIRONMENT=production", "ENVIRONMENT=prod", PRODUCTION)
     failed, back = service.deploy("production", service.image, kubeconfig=kubeconfig)

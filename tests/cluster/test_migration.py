@@ -60,7 +60,7 @@ def service(
         start_database(service)
         status, output = service.deploy()
         assert status == 0, output
-        service.wait_for_two_pods()
+        service.wait_for_autoscaler()
         sql(service, "INSERT INTO notes (text) VALUES ('first')")
         yield service
 

@@ -42,6 +42,11 @@ UVICORN_WITHOUT_DRAIN = (
     "patch('{package}.serving.lifecycle.lifespan.drain_before_shutdown').start(); main()"
 )
 
+NAMESPACE = """
+apiVersion: v1
+kind: Namespace
+metadata: {{name: {namespace}}}
+"""
 CLIENT = """
 apiVersion: v1
 kind: Pod
@@ -178,7 +183,7 @@ class Kubernetes:
     def client(self, namespace: str) -> Path:
         """Start a pod in a namespace and return its network namespace, to connect from there."""
         kubectl = partial(self.kubectl, f"--namespace={namespace}")
-        self.kubectl("create", "namespace", namespace)
+        self.kubectl("apply", "--filename=-", stdin=NAMESPACE.format(namespace=namespace))
         # Without it a pod is refused.
         self.wait_until(lambda: kubectl("get", "serviceaccount/default", check=False), "an account")
         kubectl("apply", "--filename=-", stdin=CLIENT.format(namespace=namespace, image=PAUSE))

@@ -32,7 +32,7 @@ async def version() -> str:
 @app.get("/cookies")
 async def cookies(response: Response) -> None:
     for number in range(3):
-        response.set_cookie(f"part-{{number}}", "x" * 4_000)
+        response.set_cookie(f"part-{number}", "x" * 4_000)
 
 
 @app.get("/worker")
