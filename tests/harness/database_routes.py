@@ -55,7 +55,8 @@ async def unfit(session: DatabaseSession) -> dict[str, str]:
 @app.post("/twice")
 async def twice(session: DatabaseSession, secret: str) -> None:
     """Violate the primary key."""
-    statement = text("INSERT INTO notes (id, text) VALUES (1000000, :secret)")
+    values = "(id, text) OVERRIDING SYSTEM VALUE VALUES (1000000, :secret)"
+    statement = text(f"INSERT INTO notes {values}")
     for _ in range(2):
         await session.execute(statement, {"secret": secret})
 
