@@ -208,6 +208,11 @@ def test_error_of_a_statement_is_logged_without_its_parameters(start: Start) -> 
         assert not any("hunter2" in line for line in lines), lines
 
 
+def test_session_closed_by_the_route_is_not_committed_again(start: Start) -> None:
+    with start() as server:
+        assert server.get("/closed").status == 200
+
+
 def test_session_used_after_its_end_is_an_error_and_holds_no_connection(start: Start) -> None:
     with start() as server:
         assert server.request("POST", "/after").status == 200

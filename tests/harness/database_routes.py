@@ -61,6 +61,14 @@ async def twice(session: DatabaseSession, secret: str) -> None:
         await session.execute(statement, {"secret": secret})
 
 
+@app.get("/closed")
+async def closed(session: DatabaseSession) -> str:
+    """Return the connection before a slow call."""
+    await session.execute(text("SELECT 1"))
+    await session.close()
+    return "closed"
+
+
 @app.post("/after")
 async def after(session: DatabaseSession, tasks: BackgroundTasks) -> None:
     """Use the session after its end."""

@@ -52,7 +52,7 @@ Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(split)]
 Host = Annotated[
     str,
     BeforeValidator(lower),
-    Field(pattern=r"^(?:\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])$"),
+    Field(pattern=r"^(?:\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[[0-9a-f:.]+\])$"),
 ]
 Hosts = Annotated[tuple[Host, ...], NoDecode, BeforeValidator(split)]
 LogLevel = Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(lower)]

@@ -11,10 +11,8 @@ MASK = "***"
 URL_PASSWORD = re.compile(r"(?<=://)([^\s/@:]*):([^\s/]+)(?=@)")
 # Input values in pydantic's errors and warnings.
 INPUT = re.compile(r"(?<=\binput_value=).*?(?=, input_type=)", re.DOTALL)
-# The values of a key in errors: `Key (email)=(ada@example.com) already exists.`
-KEY_VALUES = re.compile(
-    r"(?<=\bKey )(\([^\n]*?\))=\(.*?\)(?= (?:already|is|conflicts)\b)", re.DOTALL
-)
+# The detail of a server's error, which contains values: `DETAIL:  Key (email)=(…) already exists.`
+DETAIL = re.compile(r"(?<=\bDETAIL:  )[^\n]+")
 # Shorter secrets, or lines of one, are not masked: they may be ordinary words.
 SECRET_LENGTH = 8
 # `Bearer eyJhbGci…` without a name before it; not "basic authentication", "Bearer authorization".
@@ -55,7 +53,7 @@ class Mask:
     def text(self, text: str) -> str:
         """Return the text with credentials masked."""
         text = INPUT.sub(MASK, self._secret.sub(MASK, text))
-        text = KEY_VALUES.sub(rf"\1=({MASK})", text)
+        text = DETAIL.sub(MASK, text)
         text = URL_PASSWORD.sub(rf"\1:{MASK}", self._pair.sub(rf"\1{MASK}", text))
         return CREDENTIALS.sub(rf"\1{MASK}", text)
 

@@ -114,7 +114,8 @@ class Database:
         try:
             async with self.sessions() as session:
                 yield session
-                await session.commit()
+                if session.in_transaction():  # the block may have closed the session
+                    await session.commit()
         except DBAPIError as error:
             if response := error_response(error):
                 raise response from error

@@ -75,7 +75,7 @@ class DatabaseLifespan:
         except DatabaseUnavailable:
             logger.warning("Starts without a database: readiness reports it")
             return None
-        except Exception:  # of a server that accepts connections, but cannot respond
+        except Exception:  # for example, the server accepts a connection, but does not respond
             logger.exception("The schema is not checked yet: readiness checks it again")
             return None
         self.is_checked = fault is None
