@@ -54,8 +54,12 @@ LATE_SECRET = """patches:
         path: /spec/template/spec/volumes/-
         value: {name: late, secret: {secretName: late}}
       - op: add
-        path: /spec/template/spec/containers/0/lifecycle/postStart
-        value: {exec: {command: [sleep, "20"]}}
+        path: /spec/template/spec/initContainers
+        value:
+          - name: wait
+            image: SLUG
+            command: [sleep, "20"]
+            securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
 """
 ALL_COMPONENTS = """components:
   - ../../components/keda
@@ -552,13 +556,14 @@ def test_pending_pod_is_reported_and_waited_for(service: Service) -> None:
 
 def test_slow_start_after_a_missing_secret_was_created_is_waited_for(service: Service) -> None:
     before = service.state()
-    service.append(LATE_SECRET)
+    late = LATE_SECRET.replace("SLUG", service.slug)
+    service.append(late)
 
     patience = str(LATE_PATIENCE)
     started, output = start_deploy(service, 'secret "late" not found', PATIENCE=patience)
     service.kubectl("create", "secret", "generic", "late")
     rest, _ = started.communicate()
-    service.edit(LATE_SECRET, "")
+    service.edit(late, "")
     restored, _ = service.deploy()
     service.kubectl("delete", "secret", "late")
 
