@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 from .server import free_port
+from .wait import WAIT_SECONDS
 
-START_SECONDS = 120
+START_SECONDS = WAIT_SECONDS
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 SELECTOR = re.compile(r"([a-zA-Z_][\w:]*)\{([^{}]*)\}")

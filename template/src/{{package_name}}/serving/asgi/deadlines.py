@@ -48,13 +48,6 @@ def deadline(seconds: float | None) -> Any:
     return Depends(DeclaredDeadline(seconds))
 
 
-def end_deadline(scope: Scope) -> None:
-    """Stop the deadline of a request before a step that is not cancelled."""
-    current = scope.get(ROUTED_KEY)
-    if isinstance(current, Deadline):
-        current.end()
-
-
 class DeclaredDeadline:
     """A dependency that sets the deadline of its request."""
 

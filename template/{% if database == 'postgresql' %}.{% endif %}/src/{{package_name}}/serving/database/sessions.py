@@ -7,7 +7,8 @@ from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 
-from ..asgi.deadlines import end_deadline
+from ..asgi.deadlines import Deadline
+from ..asgi.wrap import ROUTED_KEY
 
 if TYPE_CHECKING:
     from .engine import Database
@@ -22,7 +23,9 @@ async def session(connection: HTTPConnection) -> AsyncIterator[AsyncSession]:
     database: Database = connection.state.database
     async with database.session() as opened:
         yield opened
-        end_deadline(connection.scope)  # a 504 would deny what the commit has stored
+        deadline = connection.scope.get(ROUTED_KEY)
+        if isinstance(deadline, Deadline):  # a WebSocket has none
+            deadline.end()  # a 504 would deny what the commit has stored
 
 
 DatabaseSession = Annotated[AsyncSession, Depends(session, scope="function")]
