@@ -361,3 +361,15 @@ def test_make_compatible_runs_the_previous_tests_on_the_new_schema(
 
     assert result.returncode == status, result.stdout
     assert ("UndefinedColumn" in result.stdout) == bool(status)
+
+
+def test_check_of_an_update_accepts_a_new_service_with_a_database(
+    template: Path, tmp_path: Path, target: str
+) -> None:
+    project = copy_and_commit(
+        template, tmp_path / "service", deployment=target, project_name=NAME, database="postgresql"
+    )
+
+    result = project.run("python3", "scripts/check_update.py", check=False)
+
+    assert (result.returncode, result.stdout) == (0, "")
