@@ -7,9 +7,7 @@ import pytest
 from ..conftest import Render
 from ..harness import expand, machine, postgresql
 from ..harness.postgresql import PostgreSQL
-from ..harness.service import Service, check_out, prepare
-
-RATE = 1_000.0
+from ..harness.service import DEPLOY_RATE, Service, check_out, prepare
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +80,12 @@ def test_deploy_with_a_migration_under_load_loses_no_request_and_no_committed_ro
     package = installed.machine.root / installed.path.lstrip("/") / "src" / installed.package
     expand.next_version(package)
 
-    tally = installed.under_load(installed.deploy, rate=RATE, paths=expand.PATHS)
+    tally = installed.under_load(installed.deploy, rate=DEPLOY_RATE, paths=expand.PATHS)
     back = installed.under_load(
-        lambda: installed.deploy("--rollback"), requests=2_000, rate=RATE, paths=expand.PATHS
+        lambda: installed.deploy("--rollback"),
+        requests=2_000,
+        rate=DEPLOY_RATE,
+        paths=expand.PATHS,
     )
 
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally

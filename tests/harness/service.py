@@ -105,6 +105,8 @@ SETTINGS = "WEB_CONCURRENCY=2\n"
 
 MIXED = ("/version", "POST /echo", "/large-response?size_kb=4")
 LOAD_SECONDS = 900
+DEPLOY_RATE = 600.0
+"""Requests per second during a deploy, which needs CPU time as well."""
 
 
 @dataclass(frozen=True)

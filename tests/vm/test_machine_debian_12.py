@@ -8,7 +8,7 @@ import pytest
 from ..conftest import Render
 from ..harness import machine, service
 from ..harness.machine import DEBIAN_12
-from ..harness.service import Service
+from ..harness.service import DEPLOY_RATE, Service
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def test_secret_of_the_host_is_used_and_not_exposed(older: Service) -> None:
     token = uuid.uuid4().hex
     older.secret("API_TOKEN", f"{token}\n")
 
-    tally = older.under_load(lambda: older.machine.run(older.deploy_here), requests=2_000)
+    tally = older.under_load(
+        lambda: older.machine.run(older.deploy_here), requests=2_000, rate=DEPLOY_RATE
+    )
 
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
     assert older.accepts(token)
@@ -49,9 +51,9 @@ def test_secret_of_the_host_is_used_and_not_exposed(older: Service) -> None:
 def test_deploy_and_rollback_under_load_lose_no_request(older: Service) -> None:
     older.release("2")
 
-    forth = older.under_load(older.deploy)
+    forth = older.under_load(older.deploy, rate=DEPLOY_RATE)
     assert older.version == "2"
-    back = older.under_load(lambda: older.deploy("--rollback"))
+    back = older.under_load(lambda: older.deploy("--rollback"), rate=DEPLOY_RATE)
     assert older.version == "1"
 
     for tally in (forth, back):

@@ -8,7 +8,7 @@ import pytest
 from ..harness import machine
 from ..harness.machine import Machine
 from ..harness.project import Project
-from ..harness.service import Service, check_out
+from ..harness.service import DEPLOY_RATE, Service, check_out
 
 NEVER_READY = """
 from starlette.responses import PlainTextResponse  # noqa: E402
@@ -289,7 +289,9 @@ def test_version_that_starts_only_in_the_rehearsal_is_rolled_back(serving: Servi
     release = service.machine.run(*previous, check=False).stdout
     output: list[str] = []
 
-    tally = service.under_load(lambda: output.extend(service.deploy(check=False)[1]))
+    tally = service.under_load(
+        lambda: output.extend(service.deploy(check=False)[1]), rate=DEPLOY_RATE
+    )
 
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
     assert any(line.startswith("rollback ") for line in output), output
@@ -377,7 +379,7 @@ def test_temporary_instance_has_the_rights_of_repository_and_host(serving: Servi
     service.rights(
         "[Service]\nMemoryDenyWriteExecute=false\nEnvironment=FROM_REPOSITORY=repository\n"
     )
-    tally = service.under_load(service.deploy, requests=2_000)
+    tally = service.under_load(service.deploy, requests=2_000, rate=DEPLOY_RATE)
 
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
     assert service.version == "repository and host"

@@ -3,11 +3,9 @@
 import pytest
 
 from ..harness.load import Tally
-from ..harness.service import Service
+from ..harness.service import DEPLOY_RATE, Service
 
 REPEATS = range(1, 4)
-RATE = 2_000.0
-"""Requests per second; the deploy needs CPU time as well."""
 
 
 def nothing_lost(tally: Tally) -> bool:
@@ -19,9 +17,9 @@ def test_deploy_and_rollback_lose_no_request(installed: Service, repeat: int) ->
     before, new = installed.version, f"new-{repeat}"
     installed.release(new)
 
-    forth = installed.under_load(installed.deploy, rate=RATE)
+    forth = installed.under_load(installed.deploy, rate=DEPLOY_RATE)
     assert installed.version == new
-    back = installed.under_load(lambda: installed.deploy("--rollback"), rate=RATE)
+    back = installed.under_load(lambda: installed.deploy("--rollback"), rate=DEPLOY_RATE)
     assert installed.version == before
 
     assert nothing_lost(forth), forth

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from ..harness.machine import Machine
-from ..harness.service import Service
+from ..harness.service import DEPLOY_RATE, Service
 
 TOKEN = uuid.uuid4().hex
 
@@ -51,7 +51,9 @@ def test_deploy_of_the_same_release_applies_a_new_secret_and_loses_no_request(
     installed.secret("API_TOKEN", f"{TOKEN}\n")
     release = installed.machine.run("readlink", f"/opt/{installed.slug}/current").stdout
 
-    tally = installed.under_load(lambda: installed.machine.run(installed.deploy_here))
+    tally = installed.under_load(
+        lambda: installed.machine.run(installed.deploy_here), rate=DEPLOY_RATE
+    )
 
     assert (tally.lost, tally.failed, tally.refused) == (0, 0, 0), tally
     assert installed.accepts(TOKEN)
