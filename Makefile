@@ -22,7 +22,7 @@ test: .venv/ready ## the whole suite
 
 cluster: .venv/ready ## the tests on a real Kubernetes, which the first run builds in 12 minutes
 	@tests/cluster/build
-	@.venv/bin/pytest -n0 tests/cluster $(ARGS)
+	@.venv/bin/pytest tests/cluster $(ARGS)
 
 lint: .venv/ready ## the template's own sources and its tests
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

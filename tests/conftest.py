@@ -23,15 +23,19 @@ NAME = "Zebra 9 Ledger"
 
 Render = Callable[..., Project]
 
-# They share a cluster.
-DEPLOYS = ("tests/cluster/test_deploy.py", "tests/cluster/test_migration.py")
+# They use the cluster of another file.
+SAME_CLUSTER = {
+    "tests/cluster/test_network.py": "tests/cluster/test_pod_events.py",
+    "tests/cluster/test_migration.py": "tests/cluster/test_deploy.py",
+}
 # These take minutes, so they start first: otherwise they would run alone at the end.
 LONGEST = (
-    "tests/cluster/test_events.py",
+    "tests/cluster/test_deploy.py",
+    "tests/cluster/test_node_events.py",
+    "tests/cluster/test_pod_events.py",
     "tests/docs/test_docs.py",
     "tests/upstream/test_fastapi.py",
     "tests/updates/test_adopt_packages.py",
-    *DEPLOYS,
     "tests/updates/test_adopt_modules.py",
     "tests/vm/test_machine_deploy_under_load.py",
     "tests/docs/test_tutorials.py",
@@ -227,16 +231,15 @@ def installed(checkout: Service) -> Service:
 class FileScheduling(LoadFileScheduling):
     """Schedule one file at a time on each worker, with two exceptions.
 
-    The tests of `deploy` and of migrations share a cluster, so they are on one worker. The tests of
-    test_update.py share nothing: they are distributed one by one.
+    Files that share a cluster are on one worker. The tests of test_update.py share nothing: they
+    are distributed one by one.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(DEPLOYS):
-            return DEPLOYS[0]
         if nodeid.startswith(SINGLE):
             return nodeid
-        return super()._split_scope(nodeid)
+        file = str(super()._split_scope(nodeid))
+        return SAME_CLUSTER.get(file, file)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -47,6 +47,8 @@ TOO_LARGE_POD = PATCH.format(
 )
 # A pod that waits for a Secret, and then starts for longer than `LATE_PATIENCE` seconds.
 LATE_PATIENCE = 15
+IMPATIENT = 5
+"""Seconds of patience with a release that fails."""
 LATE_SECRET = """patches:
   - target: {kind: Deployment}
     patch: |-
@@ -77,7 +79,7 @@ exec buildah build {options} "$@"
 KIND = """\
 #!/bin/sh
 [ "$1 $2 $3 $4" = "load docker-image --name here" ] || exit 1
-exec podman push --quiet --tls-verify=false "localhost/$5" "{registry}/library/$5"
+exec {push} "localhost/$5" "docker://{registry}/library/$5"
 """
 
 
@@ -96,7 +98,7 @@ class Service:
     def variables(self, kubeconfig: Path | None = None) -> dict[str, str]:
         path = os.pathsep.join([str(self.cluster.programs), os.environ["PATH"]])
         config = str(kubeconfig or self.kubeconfig)
-        return {"PATH": path, "KUBECONFIG": config, "PATIENCE": "20"}
+        return {"PATH": path, "KUBECONFIG": config}
 
     def run(
         self, *command: str, kubeconfig: Path | None = None, env: Mapping[str, str] | None = None
@@ -107,8 +109,11 @@ class Service:
         result = self.project.run(*inside, env=variables, check=False)
         return result.returncode, result.stdout
 
-    def deploy(self, *arguments: str, kubeconfig: Path | None = None) -> tuple[int, str]:
-        return self.run(SCRIPT, *(arguments or ("staging", self.image)), kubeconfig=kubeconfig)
+    def deploy(
+        self, *arguments: str, kubeconfig: Path | None = None, patience: int = 20
+    ) -> tuple[int, str]:
+        command = (SCRIPT, *(arguments or ("staging", self.image)))
+        return self.run(*command, kubeconfig=kubeconfig, env={"PATIENCE": str(patience)})
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return str(self.cluster.kubectl(f"--namespace={self.namespace}", *arguments, stdin=stdin))
@@ -411,7 +416,7 @@ def test_failed_release_is_rolled_back_with_its_reason(
         service.append(MISSING_SECRET)
 
     image = MISSING_IMAGE if change == "image" else service.image
-    status, output = service.deploy("staging", image)
+    status, output = service.deploy("staging", image, patience=IMPATIENT)
 
     [line] = re.findall("^deploy: the release doesn't serve. .*$", output, re.MULTILINE)
     assert status == 1
@@ -424,7 +429,7 @@ def test_keep_leaves_a_failed_release_in_place(service: Service) -> None:
     before = service.state()
     service.edit(*BAD_SETTING)
 
-    status, output = service.deploy("--keep", "staging", service.image)
+    status, output = service.deploy("--keep", "staging", service.image, patience=IMPATIENT)
     kept = service.state()
     service.edit(*reversed(BAD_SETTING))
     again, _ = service.deploy()
@@ -442,7 +447,7 @@ def test_failed_first_release_leaves_no_namespace(checkout: Callable[..., Servic
     service = checkout()
     before = service.namespaces()
 
-    status, output = service.deploy("production", MISSING_IMAGE)
+    status, output = service.deploy("production", MISSING_IMAGE, patience=IMPATIENT)
 
     assert status == 1, output
     assert output.endswith("deploy: rolling back\n")
@@ -687,7 +692,9 @@ def test_role_of_the_bootstrap_can_deploy_and_roll_back_only(
     service.wait_for_autoscaler()
     before = service.state()
     service.edit("ENVIRONMENT=production", "ENVIRONMENT=prod", PRODUCTION)
-    failed, back = service.deploy("production", service.image, kubeconfig=kubeconfig)
+    failed, back = service.deploy(
+        "production", service.image, kubeconfig=kubeconfig, patience=IMPATIENT
+    )
     after = service.state()
     rights = {
         right: service.run("kubectl", "auth", "can-i", *right.split(), kubeconfig=kubeconfig)[0]
@@ -724,7 +731,9 @@ def test_failed_first_release_in_a_bootstrapped_namespace_leaves_only_the_bootst
     kubeconfig = deployer(service, "production", tmp_path)
     before = service.state()
 
-    status, output = service.deploy("production", MISSING_IMAGE, kubeconfig=kubeconfig)
+    status, output = service.deploy(
+        "production", MISSING_IMAGE, kubeconfig=kubeconfig, patience=IMPATIENT
+    )
     after = service.state()
     service.cluster.kubectl("delete", "namespace", service.namespace)
 
@@ -770,7 +779,7 @@ def on_this_machine(service: Service, directory: Path) -> tuple[Path, dict[str, 
     programs.mkdir()
     fakes = {
         "docker": DOCKER.format(options=" ".join(images.BUILD)),
-        "kind": KIND.format(registry=kubernetes.REGISTRY),
+        "kind": KIND.format(push=" ".join(kubernetes.PUSH), registry=kubernetes.REGISTRY),
     }
     for name, text in fakes.items():
         (programs / name).write_text(text)

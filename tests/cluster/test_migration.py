@@ -18,6 +18,7 @@ from ..harness.load import Load, Tally
 from ..harness.project import Project
 from ..kubernetes.test_manifests import kustomize
 from .test_deploy import (
+    IMPATIENT,
     MISSING_IMAGE,
     Service,
     deployer,
@@ -131,7 +132,7 @@ def jobs(service: Service) -> list[Any]:
 def test_migration_whose_image_is_missing_prints_why_and_leaves_no_job(service: Service) -> None:
     before = service.state()
 
-    status, output = service.deploy("staging", MISSING_IMAGE)
+    status, output = service.deploy("staging", MISSING_IMAGE, patience=IMPATIENT)
 
     assert status == 1
     assert re.search(

@@ -25,11 +25,14 @@ from . import contents, golang, images
 from .images import PODMAN, CommandFailed
 from .pods import Deployment
 from .template import ROOT
+from .wait import wait_until
 
 PARTS = ROOT / "tests/cluster"
 PLUGINS = Path("/usr/lib/cni")
 PAUSE = "registry.example.com/pause:1"
 REGISTRY = "192.0.2.10:5000"
+PUSH = ("buildah", "push", "--quiet", "--tls-verify=false", "--disable-compression")
+"""Compressed, an image takes 10 s of CPU time on its way to both nodes."""
 
 START_SECONDS = 600
 WAIT_SECONDS = 600
@@ -118,7 +121,9 @@ class Kubernetes:
                 stderr=log,
                 start_new_session=True,
             )
-        self._wait(lambda: (self.directory / "ready").exists(), START_SECONDS, self.logs)
+        self._wait_until(
+            lambda: (self.directory / "ready").exists(), "ready", self.logs, START_SECONDS
+        )
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
         self.pid = int(children.read_text())
         self._push_pause()
@@ -167,15 +172,15 @@ class Kubernetes:
         """Wait until `condition` is true. Raises `AssertionError` after a timeout."""
 
         def events() -> str:
-            return f"not {what}:\n{self.kubectl('get', 'events', '--all-namespaces')[-4000:]}"
+            return self.kubectl("get", "events", "--all-namespaces")[-4000:]
 
-        self._wait(condition, WAIT_SECONDS, events)
+        self._wait_until(condition, what, events, WAIT_SECONDS)
 
     def push(self, image: str, name: str = "") -> None:
         """Push an image of podman's store to the registry of the nodes, as `name` or its own."""
         name = name or image.split("/", 1)[1]
-        push = (*PODMAN, "push", "--quiet", "--tls-verify=false", image)
-        command = ["nsenter", f"--net={self.namespace}", *push, f"docker://{REGISTRY}/{name}"]
+        target = f"docker://{REGISTRY}/{name}"
+        command = ["nsenter", f"--net={self.namespace}", *PUSH, image, target]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode:
             raise CommandFailed(result.returncode, command, result.stdout, result.stderr)
@@ -255,14 +260,20 @@ class Kubernetes:
         self.push(image, name)
         subprocess.run([*PODMAN, "image", "rm", image], check=True, capture_output=True)
 
-    def _wait(
-        self, condition: Callable[[], object], seconds: float, explain: Callable[[], str]
+    def _wait_until(
+        self,
+        condition: Callable[[], object],
+        what: str,
+        explain: Callable[[], str],
+        seconds: float,
     ) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                raise AssertionError(explain())
-            time.sleep(0.2)
+        def met() -> bool:
+            if condition():
+                return True
+            assert self._process.poll() is None, f"the cluster has ended:\n{self.logs()}"
+            return False
+
+        wait_until(met, what, explain, seconds=seconds)
 
 
 def _read(file: Path) -> str:
@@ -344,6 +355,10 @@ class Service:
     def pods(self) -> list[dict[str, Any]]:
         """All pods, including those that terminate."""
         return list(self.get("pods")["items"])
+
+    def addresses(self) -> list[str]:
+        """Return the IPv4 addresses of its pods; the cluster has no policies for IPv6."""
+        return [pod["status"]["podIP"] for pod in self.pods()]
 
     def has_ready(self, number: int) -> bool:
         """Return whether it has exactly `number` pods, all ready."""

@@ -18,8 +18,9 @@ def wait_until(
 
     Raises `AssertionError` with `what` and the result of `explain` after `seconds`.
     """
-    deadline = time.monotonic() + seconds
+    started = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - started
+        if waited > seconds:
             raise AssertionError(f"not {what} after {seconds} s:\n{explain()}")
-        time.sleep(0.05)
+        time.sleep(min(max(waited / 10, 0.05), 1))  # less often later: a condition costs CPU time
