@@ -45,10 +45,10 @@ LAXER_POD = PATCH.format(path="/spec/template/spec/hostNetwork", value="true")
 TOO_LARGE_POD = PATCH.format(
     path="/spec/template/spec/containers/0/resources/requests/cpu", value="100"
 )
-# A pod that waits for a Secret, and then starts for longer than `LATE_PATIENCE` seconds.
-LATE_PATIENCE = 15
 IMPATIENT = 5
 """Seconds of patience with a release that fails."""
+# A pod that waits for a Secret, and then starts for longer than `LATE_PATIENCE` seconds.
+LATE_PATIENCE = 15
 LATE_SECRET = """patches:
   - target: {kind: Deployment}
     patch: |-
